@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "RoundDataset",
-    "RunSession",
-    "Schedule",
-    "ScoreConfig",
-    "ScoredSet",
-    "export",
-    "open_scores",
-    "predict",
-    "rollout",
-    "score",
-]
+    "RoundDataset", "RunSession", "Schedule", "ScoreConfig", "ScoredSet", "export", "open_scores", "predict",
+    "rollout", "score",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet, open_scores

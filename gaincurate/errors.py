@@ -93,9 +93,8 @@ _REASONS = {
     errno.EPERM: "the operation is not permitted",
     errno.EFBIG: "the file size limit is reached",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.ENOSYS: "the file system has no file locks",
     errno.ENOLCK: "the file system gives no file locks",
-    errno.EOPNOTSUPP: "the file system has no file locks",
+    **dict.fromkeys((errno.ENOSYS, errno.EOPNOTSUPP), "the file system has no file locks"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from gaincurate.cli import options
 from gaincurate.cli.app import app
+from gaincurate.core.options import Option
 
 
 def run(*arguments: object) -> Result:
@@ -21,22 +23,20 @@ def run(*arguments: object) -> Result:
 def read_options(*arguments: object) -> dict[str, Any]:
     """The options that a command would run with, by their names in a `--config` file; it does not run."""
     values_read: dict[str, Any] = {}
-    reads = options._call
+    build, read = options._build, options._read
 
-    def recording(function: Any, model: Any, whole: bool, markers: Any, *names: Any) -> Any:
-        made: Any = reads(lambda **read: None, model, whole, markers, *names)
+    def silent(function: Any, *more: Any) -> Any:
+        return build(functools.wraps(function)(lambda **_: None), *more)
 
-        def call(ctx: Any, **values: Any) -> None:
-            made(ctx, **values)
-            for name in values.keys() & markers:
-                if values[name] not in (None, [], ()):
-                    plain = json.loads(json.dumps(values[name], default=str))
-                    values_read[options._key(name, markers[name])] = plain
-
-        return call
+    def recording(name: str, marker: Option, value: Any) -> Any:
+        made = read(name, marker, value)
+        if value not in (None, [], ()):
+            values_read[options._key(name, marker)] = json.loads(json.dumps(value, default=str))
+        return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(options, "_call", recording)
+        patch.setattr(options, "_build", silent)
+        patch.setattr(options, "_read", recording)
         result = run(*arguments)
     assert result.exit_code == 0, result.stderr
     return values_read

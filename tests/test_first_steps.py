@@ -19,8 +19,6 @@ import pytest
 import tiny_gguf
 
 ROOT = Path(__file__).parent.parent
-
-
 PAGES = {
     "README.md": [],
     "docs/quickstart.md": [],
@@ -38,15 +36,14 @@ SKIPPED = {
 }
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """The kind and the text of each block of a page."""
-    return re.findall(r"```(console|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-
-
-def commands(block: str) -> list[tuple[str, str]]:
-    """Each command of a block and the text below it."""
-    parts = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]
-    return [(line, rest) for line, _, rest in (part.partition("\n") for part in parts)]
+def commands(page: str) -> list[tuple[str, str, str]]:
+    """The kind of each block of a page, and its commands with the text below each; or its Python."""
+    steps = list[tuple[str, str, str]]()
+    for kind, block in re.findall(r"```(console|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        parts = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]
+        pairs = [(line, rest) for line, _, rest in (part.partition("\n") for part in parts)]
+        steps += [(kind, *pair) for pair in pairs] if kind == "console" else [(kind, block, "")]
+    return steps
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +76,13 @@ def test_the_commands_of_the_page_run_as_typed(page: str, installed: dict[str, s
         done(["sh", "-c", line], tmp_path, installed)
     for line in _advised(tmp_path, installed) if PAGES[page] else []:
         done(["sh", "-c", line], tmp_path, installed)
-    for kind, block in blocks(page):
-        if kind == "python" and "trainer = " not in block:  # the README's is a part of a script
-            done([sys.executable, "-c", block], tmp_path, installed)
-        for line, below in commands(block) if kind != "python" else []:
-            if line.startswith(tuple(SKIPPED)):
-                continue
-            if line.startswith("cat "):
-                (tmp_path / line.removeprefix("cat ")).write_text(below)
-                continue
+    for kind, line, below in commands(page):
+        if kind == "python":
+            if "trainer = " not in line:  # the README's is a part of a script
+                done([sys.executable, "-c", line], tmp_path, installed)
+        elif line.startswith("cat "):
+            (tmp_path / line.removeprefix("cat ")).write_text(below)
+        elif not line.startswith(tuple(SKIPPED)):
             done(["sh", "-c", line], tmp_path, installed)
             typed += 1
     assert typed >= 6

@@ -56,11 +56,4 @@ def test_a_wrong_keyword_is_refused_by_the_function_and_by_mypy(tmp_path: Path) 
     with pytest.raises(InputError, match="there is no keyword 'smaples'; similar: samples"):
         gaincurate.rollout(tmp_path, tmp_path / "out", verifier="exact", smaples=3)
     with pytest.raises(InputError, match="there is no keyword 'alignto'; similar: align_to"):
-        gaincurate.Schedule.start(
-            tmp_path,
-            tmp_path / "run",
-            strategy="uniform",
-            budget=1,
-            rounds=1,
-            alignto=2,  # type: ignore[call-arg]
-        )
+        gaincurate.Schedule.start("set", tmp_path, strategy="uniform", budget=1, rounds=1, alignto=2)  # type: ignore[call-arg]

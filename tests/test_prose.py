@@ -41,16 +41,15 @@ API = ROOT / "docs/api.md"  # generated from docstrings
 IN_CODE_YET = {"anew", r"told(?! apart)"}
 
 
+def without_tables(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+
+
 def prose(page: Path) -> str:
     """A page without code, the targets of links, and tables that are written from the trainers' profiles."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     text = without_tables(text) if page.name in ("checkpoints.md", "segment-mode.md") else text
-    text = re.sub(r"`[^`]*`", "`code`", text)
-    return re.sub(r"\]\([^)]*\)", "]", text)
-
-
-def without_tables(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "`code`", text))
 
 
 @pytest.mark.parametrize("page", [*PAGES, HELP, API], ids=lambda page: page.stem)

@@ -45,9 +45,8 @@ def missing(module: str, names: list[str]) -> list[str]:
         imported = importlib.import_module(module)
         return [name for name in names if not hasattr(imported, name)]
     except (ModuleNotFoundError, InputError) as error:
-        absent = (
-            error.__cause__ if isinstance(error, InputError) else error
-        )  # ours says which version is wanted
+        # Ours says which version is wanted.
+        absent = error.__cause__ if isinstance(error, InputError) else error
         if not isinstance(absent, ImportError) or str(absent.name).partition(".")[0] in OURS:
             raise
         return [name for name in names if name not in defined(module)]

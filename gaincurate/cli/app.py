@@ -13,28 +13,21 @@ import typer
 
 import gaincurate
 from gaincurate.cli import difficulty, output, schedule
-from gaincurate.cli.compare import compare
-from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
-from gaincurate.cli.example import example
 from gaincurate.cli.export import export
-from gaincurate.cli.hygiene import hygiene
-from gaincurate.cli.ls import ls
-from gaincurate.cli.options import Command, Group
-from gaincurate.cli.report import report
+from gaincurate.cli.options import group
+from gaincurate.cli.report import compare, report
 from gaincurate.cli.score import score
-from gaincurate.cli.show import show
+from gaincurate.cli.sets import derive, example, hygiene, ls, show
 
-app = typer.Typer(
+_COMMANDS = (example, score, show, ls, derive, hygiene, report, export, doctor, compare)
+app = group(
+    *_COMMANDS,
     name="gaincurate",
-    cls=Group,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (example, score, show, ls, derive, hygiene, report, export, doctor, compare):
-    app.command(cls=Command)(_command)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(difficulty.app, name="difficulty")
 
@@ -77,4 +70,6 @@ def main() -> None:
     except OSError as error:  # of `--help` and `--version`, which no command reports for
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
-        sys.exit(output.unwritten(error))
+        refused = output.unwritten(error)
+        output.note(f"error: {refused}")
+        sys.exit(refused.exit_code)

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 
 @configured("gaincurate.trainers.config:DoctorConfig")
-def doctor(
-    config: DoctorConfig,
-    as_json: AsJson = False,
-) -> None:
+def doctor(config: DoctorConfig, as_json: AsJson = False) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
     Lists what every extra needs and lacks. Exits with 1 if the angle code computes something else here.
@@ -42,24 +39,23 @@ def doctor(
 
     Example: gaincurate doctor --trainer trl -- trl grpo --config grpo.yaml --beta 0
     """
-    with output.reporting():
-        trainer, given = config.trainer, config.config or config.command
-        if trainer is None:
-            if given or config.mode is not None or config.run is not None:
-                raise InputError("--config, --mode, --run and a command need --trainer.")
-            facts = examine()
-            output.result(facts, as_json, _print)
-            is_ok = facts["ok"]
-        else:
-            from gaincurate.trainers.doctor import examine as trainers
+    trainer, given = config.trainer, config.config or config.command
+    if trainer is None:
+        if given or config.mode is not None or config.run is not None:
+            raise InputError("--config, --mode, --run and a command need --trainer.")
+        facts = examine()
+        output.result(facts, as_json, _print)
+        is_ok = facts["ok"]
+    else:
+        from gaincurate.trainers.doctor import examine as trainers
 
-            trainers.trainer_named(trainer)
-            if not given:
-                raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
-            mode, command = config.mode or "segment", config.command or []
-            report = trainers.examine(trainer, config.config or [], mode, config.run, command)
-            output.as_json(report.as_json()) if as_json else _print_report(report)
-            is_ok = report.ok
+        trainers.trainer_named(trainer)
+        if not given:
+            raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
+        mode, command = config.mode or "segment", config.command or []
+        report = trainers.examine(trainer, config.config or [], mode, config.run, command)
+        output.as_json(report.as_json()) if as_json else _print_report(report)
+        is_ok = report.ok
     if not is_ok:
         raise typer.Exit(1)
 
@@ -70,17 +66,15 @@ def _print_report(report: Report) -> None:
 
     output.text(f"{report.trainer} {report.version}, {report.mode} mode")
     for severity, findings in groupby(report.findings, lambda finding: finding.severity):
-        output.text()
-        output.text(f"{severity}: {SEVERITIES[severity]}")
+        output.text("", f"{severity}: {SEVERITIES[severity]}")
         for finding in findings:
-            output.say(finding.title, "  ", first="  ")
-            for line in written(report.style, finding.fix):
-                output.text(f"      set {line}")
-            output.say(finding.advice, "      ", first="      ")
+            output.say(f"  {finding.title}", "  ")
+            output.text(*(f"      set {line}" for line in written(report.style, finding.fix)))
+            output.say(f"      {finding.advice}", "      ")
             output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")
-    output.text()
+    output.text("")
     for note in report.notes:
         output.fitted(f"note: {note}")
     if broken := sum(finding.breaks for finding in report.findings):
@@ -88,10 +82,8 @@ def _print_report(report: Report) -> None:
         output.note(f"error: {broken} of {of} would break the schedule.")
 
 
-_EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")
-"""The extras of our package whose missing packages are listed."""
-_MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}
-"""The modules of packages with another name."""
+_EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")  # that are listed
+_MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}  # of packages with another name
 
 
 def _packages() -> dict[str, list[str]]:
@@ -149,15 +141,14 @@ def examine() -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     parts = _packages()
+    output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     for name, version in facts["packages"].items():
         part = ", ".join(parts.get(name, ["score"]))
         output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
     for extra, names in facts["missing"].items():
         output.text(f"  {extra}: {', '.join(names)} missing: `pip install 'gaincurate[{extra}]'`")
-    for device in facts["devices"]:
-        output.text(f"device {device['device']}: {device['name']}")
+    output.text(*(f"device {device['device']}: {device['name']}" for device in facts["devices"]))
     for check in facts["checks"]:
         state = "ok  " if check["ok"] else "FAIL"
         output.text(f"  {state} {check['device']}: {check['check']}: {check['detail']}")

@@ -14,7 +14,9 @@ import inspect
 import json
 import re
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
@@ -23,10 +25,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
-from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
+from gaincurate.core.options import ADVANCED, PANELS, Cache, Option, checked, near
+from gaincurate.core.store import Remote, located, use_cache
 from gaincurate.errors import InputError
 
 AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
+Function = Callable[..., None]
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
@@ -36,31 +40,44 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _BOOL = "tag:yaml.org,2002:bool"
 
 
-def configured(
-    path: str = "", *, whole: bool = True, own: Sequence[str] = ()
-) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """Make a function a command: its parameters marked with `Option` are the options.
+def configured(*paths: str, resumes: bool = False, stores: bool = False) -> Callable[[Function], Function]:
+    """Make a function a command whose parameters are the options.
+
+    The help of an option is that of its `Option`, or its line in `Options:`, the docstring's last part.
 
     Args:
-        path: `module:Class` of a config whose fields are options too. The function gets it as `config`.
-        whole: whether the options make the config. Else the function gets the fields that were given.
-        own: configs of which the function gets the fields that were given as `own`.
+        paths: `module:Class` of a config whose fields are options too. The function gets it as `config`. If
+            there are several, it gets the fields that were given: as `config` those of the first one, as
+            `own` those of the others.
+        resumes: whether the same command goes on after Ctrl-C, see `output.reporting`.
+        stores: whether it reads or writes object stores, and so has --cache.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[[], None]:
+    def decorate(function: Function) -> Function:
         def command() -> None:
             raise AssertionError("a command is built before it runs")
 
-        command.__name__, command.__doc__ = function.__name__, _flowing(function.__doc__ or "")
-        command.build = lambda: _build(function, path, whole, own)  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = function.__name__.strip("_"), _help(function)[0]
+        command.build = lambda: _build(function, paths, resumes, stores)  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
-def _flowing(docstring: str) -> str:
-    """A docstring whose paragraphs are a line each, as the help breaks lines by the terminal's width."""
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
+def group(*commands: Function, **settings: Any) -> typer.Typer:
+    """A group of commands in the order of its help."""
+    app = typer.Typer(cls=Group, no_args_is_help=True, **settings)
+    for command in commands:
+        app.command(cls=Command)(command)
+    return app
+
+
+def _help(of: Any) -> tuple[str, dict[str, str]]:
+    """The help of a command, a paragraph in a line as the terminal breaks them, and that of its options."""
+    text, _, options = inspect.cleandoc(of.__doc__ or "").partition("\n\nOptions:\n")
+    words = [" ".join(part.split()) for part in re.split(r"^    (\w+): ", options, flags=re.MULTILINE)]
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(paragraphs), dict(zip(words[1::2], words[2::2], strict=True))
 
 
 class _QuietHelp:
@@ -103,11 +120,16 @@ class Command(_QuietHelp, TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[str]) -> Any:
-    """The Typer command of a function."""
-    model = _model(path) if path else None
-    of_own, of_model = [each for one in own for each in _fields(_model(one))], list(_fields(model))
-    options = [*of_own, *of_model, *_parameters(function, model)]
+def _build(function: Function, paths: Sequence[str], resumes: bool, stores: bool) -> Any:
+    """The Typer command of a function: it reads texts, checks the config and runs the function."""
+    places = [path.partition(":") for path in paths]
+    models: list[Any] = [getattr(importlib.import_module(module), name) for module, _, name in places]
+    fields = [list(_fields(model)) for model in models]
+    names = [[parameter.name for _, parameter in each] for each in fields]
+    options = [*chain(*fields[1:], *fields[:1]), *_parameters(function, models)]
+    if stores:
+        kind, *metadata = typing.get_args(Cache)
+        options += _parameter("cache", kind, metadata, None)
     options.sort(key=lambda option: _PANELS.index(option[0].panel))
     markers = {parameter.name: marker for marker, parameter in options}
     parameters = [parameter for _, parameter in options]
@@ -115,72 +137,95 @@ def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters.append(_config_parameter(markers))
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    fields, names = ([parameter.name for _, parameter in each] for each in (of_model, of_own))
-    call: Any = _call(function, model, whole, markers, fields, names)
-    call.__signature__ = inspect.Signature(parameters)
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
+
+    def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
+        with output.reporting(resumes=resumes, verbose=values.get("verbose", False)):
+            read = {name: _read(name, markers[name], value) for name, value in values.items()}
+            if stores:
+                use_cache(read.pop("cache"))
+            taken = {name: read.pop(name) for name in chain(*names)}
+            asked = {name for name in taken if ctx.get_parameter_source(name).name != "DEFAULT"}
+            given = [{name: taken[name] for name in each if name in asked} for each in names]
+            if models:
+                of_config: dict[str, Any] = {}
+                for name, value in given[0].items():
+                    outer, _, inner = name.rpartition("__")
+                    (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
+                read["config"] = of_config if given[1:] else checked(models[0], of_config)
+            if given[1:]:
+                read["own"] = dict(ChainMap(*given[1:]))
+            function(**read)
+
+    made: Any = call
+    made.__signature__ = inspect.Signature(parameters)
+    made.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
-    app.command()(call)
+    app.command()(made)
     command: Any = typer.main.get_command(app)
     command.aliases = {marker.alias: marker.names[0] for marker in markers.values() if marker.alias}
     return command
 
 
-def _model(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+Marked = Iterator[tuple[Option, inspect.Parameter]]
 
 
-def _parameters(function: Callable[..., None], model: Any) -> Iterator[tuple[Option, inspect.Parameter]]:
-    """The marked parameters of a command, whose config has no name at run time but here."""
-    names = {model.__name__: model} if model else {}
+def _parameters(function: Any, models: Sequence[Any]) -> Marked:
+    """The parameters of a command but for its config, which has no name at run time but here."""
+    names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
+    of_options = _help(function)[1]
     for name, parameter in inspect.signature(function).parameters.items():
-        for marker in getattr(hints[name], "__metadata__", ()):
-            kind = hints[name].__origin__
-            yield marker, _parameter(name, marker, kind, parameter.default, marker.min, marker.max)
+        if not models or name not in ("config", "own"):
+            kind, *metadata = hints[name], Option()
+            if typing.get_origin(kind) is Annotated:
+                kind, *metadata = typing.get_args(kind)
+            yield from _parameter(name, kind, metadata, parameter.default, of_options.get(name, ""))
 
 
-def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Parameter]]:
-    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`; none without a config."""
-    for name, field in model.model_fields.items() if model else ():
+def _fields(model: Any, within: str = "") -> Marked:
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
+    of_options = _help(model)[1]
+    for name, field in model.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
         required = field.is_required()
         default = inspect.Parameter.empty if required else field.get_default(call_default_factory=True)
-        least, most = (
-            next((getattr(each, bound) for each in field.metadata if hasattr(each, bound)), None)
-            for bound in ("ge", "le")
-        )
-        for marker in (each for each in field.metadata if isinstance(each, Option)):
-            yield marker, _parameter(within + name, marker, field.annotation, default, least, most)
+        text = of_options.get(name, "")
+        yield from _parameter(within + name, field.annotation, field.metadata, default, text)
 
 
-def _parameter(
-    name: str, marker: Option, kind: Any, default: Any, least: float | None, most: float | None
-) -> inspect.Parameter:
-    """A parameter as Typer takes it."""
-    metavar, choices = _metavar(marker, kind)
-    shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
-    if marker.read is not None:
-        kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
-        default = marker.shown if default is not inspect.Parameter.empty else default
-    elif _is_path(kind):
-        shared["parser"] = _path
-    else:
-        shared |= {"min": least, "max": most}
-    if marker.argument:
-        info: Any = typer.Argument(**shared)
-    else:
-        names = marker.names or (_spelling(name),)
-        shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
-        info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
-    return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any, text: str = "") -> Marked:
+    """The parameter as Typer takes it, if an `Option` is among the metadata."""
+    for marker in (each for each in metadata if isinstance(each, Option)):
+        metavar, choices = _metavar(marker, kind)
+        shared: dict[str, Any] = {"help": (marker.help or text) + choices, "metavar": metavar}
+        if marker.read is not None:
+            kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
+            default = marker.shown if default is not inspect.Parameter.empty else default
+        elif _is_path(kind):
+            shared["parser"] = _path
+        else:
+            for key, bound in (("min", "ge"), ("max", "le")):
+                values = (getattr(each, bound, None) for each in metadata)
+                shared[key] = next((value for value in values if value is not None), None)
+        if marker.argument:
+            info: Any = typer.Argument(**shared)
+        else:
+            names = marker.names or (_long(name, marker),)
+            shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
+            info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
+        yield marker, inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
 
 
-def _spelling(name: str) -> str:
-    """The option of a field, which may be one of a config in a config."""
-    return "--" + name.rpartition("__")[2].replace("_", "-")
+def _long(name: str, marker: Option) -> str:
+    """The long spelling of an option, by default its field's, which may be one of a config in a config."""
+    long = (spelling for spelling in marker.names if spelling.startswith("--"))
+    return next(long, "--" + name.rpartition("__")[2].replace("_", "-")).partition("/")[0]
+
+
+def _key(name: str, marker: Option) -> str:
+    """An option's name in a file: its long spelling, with underscores."""
+    return _long(name, marker)[2:].replace("-", "_")
 
 
 def _is_path(kind: Any) -> bool:
@@ -195,11 +240,7 @@ def _path(value: Any) -> Path:
 
 
 def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
-    """Two numbers with a comma between them, or a list of them from a file.
-
-    Raises:
-        InputError: they are not.
-    """
+    """Two numbers with a comma between them, or a list of them from a file; else an InputError."""
     try:
         low, high = map(float, value.split(",") if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:
@@ -219,66 +260,22 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
     return marker.metavar or "NAME", f" One of {', '.join(choices)}."
 
 
-def _call(
-    function: Callable[..., None],
-    model: Any,
-    whole: bool,
-    markers: Mapping[str, Option],
-    fields: Sequence[str],
-    own: Sequence[str],
-) -> Callable[..., None]:
-    """The function that Typer calls: it reads texts, checks the config and runs the command."""
-
-    def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
-        def given(names: Sequence[str]) -> dict[str, Any]:
-            """Take fields out of what was read, without those that have their default."""
-            taken = {name: read.pop(name) for name in names}
-            return {name: taken[name] for name in names if ctx.get_parameter_source(name).name != "DEFAULT"}
-
-        with output.reporting():
-            read = {name: _read(name, markers[name], value) for name, value in values.items()}
-            if model is not None:
-                of_config: dict[str, Any] = {}
-                for name, value in given(fields).items():
-                    outer, _, inner = name.rpartition("__")
-                    (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
-                read["config"] = checked(model, of_config) if whole else of_config
-            if own:
-                read["own"] = given(own)
-        function(**read)
-
-    return call
-
-
 def _read(name: str, marker: Option, value: Any) -> Any:
-    """The value of an option. A path may be the URL of an object store where the option takes one.
-
-    Raises:
-        InputError: it does not take one, or `Option.read` refuses the text.
-    """
+    """The value of an option. A path may be the URL of an object store where the option takes one."""
     if marker.read is not None:
         return marker.read(value) if isinstance(value, str) else value
     if isinstance(value, (list, tuple)):
         return [_read(name, marker, item) for item in value]
     if not isinstance(value, Path):
         return value
-    from gaincurate.core.store import Remote, located
-
     place = located(value)
     if isinstance(place, Remote) and not marker.stores:
-        option = marker.metavar if marker.argument else _spelling(_key(name, marker))
+        option = marker.metavar if marker.argument else _long(name, marker)
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
             "nothing but `gaincurate score` writes there."
         )
     return place
-
-
-def _key(name: str, marker: Option) -> str:
-    """An option's name in a file: its long spelling, with underscores."""
-    field = name.rpartition("__")[2]
-    long = next((spelling for spelling in marker.names if spelling.startswith("--")), field)
-    return long.partition("/")[0].strip("-").replace("-", "_")
 
 
 def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
@@ -288,35 +285,23 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
                 ctx.default_map = _read_config(path, ctx, markers)
         return path
 
-    file = typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Read options from a TOML, YAML or JSON file. The command line overrides them.",
-        rich_help_panel=ADVANCED,
-        is_eager=True,
-        callback=load,
-    )
+    text = "Read options from a TOML, YAML or JSON file. The command line overrides them."
+    shared: dict[str, Any] = {"metavar": "FILE", "help": text, "rich_help_panel": ADVANCED}
+    file = typer.Option("--config", is_eager=True, callback=load, **shared)
     return inspect.Parameter("config_file", _KEYWORD, default=None, annotation=Annotated[Path | None, file])
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of a file by the names of the parameters.
-
-    Raises:
-        InputError: it cannot be parsed, has a name that no option has, or a value that one does not take.
-        StorageError: it cannot be read.
-    """
+    """The values of a file by the names of the parameters; a name or value that there is not is refused."""
     names = {_key(name, marker): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}
-    for key, value in parsed(path).items():
+    for key, value in _parsed(path).items():
         name = names.get(key.replace("-", "_"))
         if name is None or name in _OF_A_CALL:
-            every = f"`{ctx.command_path} --help` shows every option"
-            raise InputError(
-                f"{path}: there is no option {key!r}{near(key, names)}. {every}.", path=str(path)
-            )
+            what = f"{path}: there is no option {key!r}{near(key, names)}"
+            raise InputError(f"{what}. `{ctx.command_path} --help` shows every option.", path=str(path))
         if value is None:
             continue
         param = params[name]
@@ -331,13 +316,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     return values
 
 
-def parsed(path: Path) -> dict[str, Any]:
-    """The values in a file, by name.
-
-    Raises:
-        InputError: its ending is none of these, it cannot be parsed, or it holds no names with values.
-        StorageError: it cannot be read.
-    """
+def _parsed(path: Path) -> dict[str, Any]:
+    """The values in a file, by name."""
     from gaincurate.core.files import reading
     from gaincurate.core.foreign import json_value, read_text, toml_value
 

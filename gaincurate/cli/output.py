@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -24,8 +25,7 @@ import typer
 
 from gaincurate.errors import GaincurateError, StorageError, reason_of, refused_by_the_system
 
-WIDTH = 100
-"""Columns of a sentence."""
+WIDTH = 100  # columns of a sentence
 
 
 def terminal_width() -> int | None:
@@ -36,9 +36,9 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def text(line: str = "") -> None:
-    """One line of data, to stdout."""
-    _write(_harmless(line) + "\n")
+def text(*lines: str) -> None:
+    """Lines of data, to stdout."""
+    _write("".join(f"{_harmless(line)}\n" for line in lines))
 
 
 Facts = TypeVar("Facts")
@@ -52,8 +52,7 @@ def result(facts: Facts, as_json_: bool, show: Callable[[Facts], None]) -> None:
 def as_json(value: Any) -> None:
     """One JSON value, to stdout. NaN and infinity, which JSON does not have, are null."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    encoded = json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable)
-    _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
+    text(*json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable).split("\n"))
 
 
 def _with_nulls(value: Any) -> Any:
@@ -84,15 +83,13 @@ def _write(data: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard(sys.stdout)
-        raise StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno) from error
+        raise unwritten(error) from error
 
 
-def unwritten(error: OSError) -> int:
-    """Say that stdout takes no more, and give the exit code."""
+def unwritten(error: OSError) -> StorageError:
+    """The sentence for a stdout that takes no more, where the rest of it is discarded."""
     _discard(sys.stdout)
-    note(f"error: cannot write the output: {reason_of(error)}.")
-    return StorageError.exit_code
+    return StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno)
 
 
 def _discard(stream: TextIO) -> None:
@@ -114,30 +111,25 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
     Where the terminal is too narrow, heads take several lines. Where it still is, columns go on below, beside
     the first one again. No word and no number is broken.
     """
-    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(head))]
-    least = [max(width, *map(len, name.split() or [""])) for width, name in zip(cells, head, strict=True)]
-    widths = [max(width, len(name)) for width, name in zip(cells, head, strict=True)]
-    columns = terminal_width() or sys.maxsize
-    while 2 * len(widths) + sum(widths) > columns:
-        widest = max(range(len(widths)), key=lambda i: widths[i] - least[i])
-        if widths[widest] == least[widest]:
-            break
-        widths[widest] -= 1
+    columns = list(zip(head, *rows, strict=True))
+    least = [max(map(len, [*name.split(), *cells]), default=0) for name, *cells in columns]
+    widths = [max(map(len, column)) for column in columns]
+    room = terminal_width() or sys.maxsize
+    while 2 * len(widths) + sum(widths) > room and widths != least:
+        widths[max(range(len(widths)), key=lambda i: widths[i] - least[i])] -= 1
     blocks = [[0]]
     for i in range(1, len(head)):
-        if len(blocks[-1]) > 1 and sum(2 + widths[k] for k in [*blocks[-1], i]) > columns:
+        if len(blocks[-1]) > 1 and sum(2 + widths[k] for k in [*blocks[-1], i]) > room:
             blocks.append([0])
         blocks[-1].append(i)
-    wrapped = [
-        textwrap.wrap(name, width, break_long_words=False) or [""]
-        for name, width in zip(head, widths, strict=True)
+    heads = [
+        textwrap.wrap(name, width, break_long_words=False) for name, width in zip(head, widths, strict=True)
     ]
     for place, block in enumerate(blocks):
         if place:
-            text()
-        height = max(len(wrapped[i]) for i in block)
-        heads = [[""] * (height - len(wrapped[i])) + wrapped[i] for i in block]
-        for line in [*zip(*heads, strict=True), *([row[i] for i in block] for row in rows)]:
+            text("")
+        above = [*zip_longest(*(heads[i][::-1] for i in block), fillvalue="")][::-1]
+        for line in [*above, *([row[i] for i in block] for row in rows)]:
             aligned = (
                 cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
                 for cell, i in zip(line, block, strict=True)
@@ -165,31 +157,26 @@ def cell(row: Any, how: Cell) -> str:
     return number(row, form)
 
 
-def say(line: str, indent: str = "", *, first: str = "") -> None:
-    """A sentence to stdout, over several lines where it is long; `first` is the first line's indent."""
-    _wrapped(line, min(WIDTH, terminal_width() or WIDTH), indent, first)
+def say(line: str, indent: str = "", width: int = WIDTH) -> None:
+    """A sentence to stdout, over several lines where it is longer than `width` or the terminal's.
 
-
-def fitted(line: str, indent: str = "  ", *, first: str = "") -> None:
-    """A line to stdout, over several where the terminal is too narrow; one line in a pipe.
-
-    The spaces that it begins with are kept.
+    The spaces that it begins with are kept. Lines after the first one begin with `indent`.
     """
-    first = first or line[: len(line) - len(line.lstrip(" "))]
-    _wrapped(line.lstrip(" "), terminal_width() or sys.maxsize, indent, first)
-
-
-def _wrapped(line: str, width: int, indent: str, first: str) -> None:
+    bare = line.lstrip(" ")
     wrapped = textwrap.wrap(
-        plain(line),
-        width,
-        initial_indent=first,
+        plain(bare),
+        min(width, terminal_width() or width),
+        initial_indent=line[: len(line) - len(bare)],
         subsequent_indent=indent,
         break_on_hyphens=False,
         break_long_words=False,
     )
-    for part in wrapped:
-        text(part)
+    text(*wrapped)
+
+
+def fitted(line: str, indent: str = "  ") -> None:
+    """A line to stdout, over several where the terminal is too narrow; one line in a pipe."""
+    say(line, indent, sys.maxsize)
 
 
 def short_id(gc_id: str) -> str:
@@ -208,15 +195,12 @@ def excerpt(value: str, width: int) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number for a table, or a dash where there is none.
-
-    Metrics of a plan may be anything. A value that the form does not fit is printed as it is.
-    """
+    """A number for a table, or a dash where there is none; a value that the form does not fit as it is."""
     if value is None:
         return "-"
     try:
         return format(value, form)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError):  # metrics of a plan may be anything
         return str(value)[:WIDTH]
 
 
@@ -272,10 +256,10 @@ def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]
 
 def zero_vector_sentence(count: int) -> str:
     """A sentence on hidden states without a direction."""
-    rest = "has", "it counts as a token and adds"
-    if count != 1:
-        rest = "have", "they count as tokens and add"
-    return f"{counted(count, 'scored token')} {rest[0]} a zero vector as hidden state: {rest[1]} nothing."
+    has, counts = (
+        ("has", "it counts as a token and adds") if count == 1 else ("have", "they count as tokens and add")
+    )
+    return f"{counted(count, 'scored token')} {has} a zero vector as hidden state: {counts} nothing."
 
 
 def length_sentence(rho: float | None) -> str:

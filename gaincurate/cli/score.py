@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
+from gaincurate.cli.output import counted
 from gaincurate.cli.progress import ProgressView
 from gaincurate.core.files import json_lines
-from gaincurate.core.options import Cache, Option
+from gaincurate.core.options import Option
 from gaincurate.core.progress import Progress
-from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,46 +32,39 @@ def print_summary(summary: Summary) -> None:
     from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
+        rates = summary.scored / summary.elapsed, summary.tokens / summary.elapsed
         output.fitted(
-            f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
-            f"{summary.elapsed:.1f} s "
-            f"({summary.scored / summary.elapsed:,.1f} rows/s, "
-            f"{summary.tokens / summary.elapsed:,.0f} tokens/s)",
-            "  ",
+            f"scored {counted(summary.scored, 'row')}, {counted(summary.tokens, 'token')} in "
+            f"{summary.elapsed:.1f} s ({rates[0]:,.1f} rows/s, {rates[1]:,.0f} tokens/s)"
         )
     if not summary.complete:
         output.fitted(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
     state = "complete" if summary.shards else "already complete, nothing was left to score"
-    facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
+    facts = [counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
     if summary.reused is not None:
         facts.append(f"{summary.reused:,} with scores from --reuse")
     output.fitted(f"{summary.out} is {state}: {', '.join(facts)}")
-    if not summary.rows:  # what else there is to say is `need_a_row`'s
+    if not summary.rows:  # what else there is to say is `_need_a_row`'s
         return
     if summary.rejected:
         output.text(f"  the rejected rows and why: {summary.out / REJECTED}")
     if summary.rows_without_prefix:
         verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.fitted(
-            f"  {output.counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
+            f"  {counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
             f"gc_angle is {whose} intra term alone"
         )
     if summary.zero_vectors:
         output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
+    output.fitted(f"  {output.length_sentence(summary.spearman_length)}")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
-def need_a_row(summary: Summary) -> None:
-    """Refuse to call a finished set without a row a success, however often the command is run again.
-
-    Raises:
-        InputError: every row was rejected; says the commonest reason.
-        StorageError: the list of them cannot be read.
-    """
+def _need_a_row(summary: Summary) -> None:
+    """Refuse to call a finished set without a row a success, and say the commonest reason."""
     if summary.rows != 0 or not summary.rejected:
         return
     from gaincurate.core.artifact import REJECTED, Artifact
@@ -86,8 +79,7 @@ def need_a_row(summary: Summary) -> None:
             firsts.setdefault(kind, str(entry["reason"]))
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     reason = why = ""
-    if counts:
-        [(kind, count)] = counts.most_common(1)
+    for kind, count in counts.most_common(1):
         reason = firsts[kind]
         which = "each" if count == summary.rejected else f"{count:,} of them"
         like = f", {which} like this" if summary.rejected > 1 else ""
@@ -100,16 +92,13 @@ def need_a_row(summary: Summary) -> None:
     )
 
 
-@configured("gaincurate.scoring.config:ScoreConfig")
+@configured("gaincurate.scoring.config:ScoreConfig", resumes=True, stores=True)
 def score(
     config: ScoreConfig,
-    cache: Cache = None,
-    dry_run: Annotated[bool, Option("Count rows, tokens and finished shards, and write nothing.")] = False,
+    dry_run: bool = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
-    verbose: Annotated[
-        bool, Option("Print each key that differs from a set's identity.", names=("--verbose", "-v"))
-    ] = False,
+    quiet: Annotated[bool, Option(names=("--quiet", "-q"))] = False,
+    verbose: Annotated[bool, Option(names=("--verbose", "-v"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
@@ -117,43 +106,41 @@ def score(
     after SIGTERM or SIGUSR1, and with 2 and the commonest reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
-    """
-    with output.reporting(resumes=True, verbose=verbose):
-        use_cache(cache)
-        need_packages("scoring")
-        if config.split_run.source and not quiet:
-            output.note(f"--shard {config.split_run} from {config.split_run.source}")
-        with nullcontext(Progress()) if quiet else ProgressView() as progress:
-            progress.loading("torch and transformers")
-            from gaincurate.scoring.pipeline import estimate, score_dataset
 
-            done = estimate(config, progress) if dry_run else score_dataset(config, progress)
-        if isinstance(done, dict):
-            output.result(done, as_json, print_estimate)
-            return
-        if as_json or not quiet:
-            output.result(done, as_json, print_summary)
-        need_a_row(done)
+    Options:
+        dry_run: Count rows, tokens and finished shards, and write nothing.
+        quiet: Print only errors.
+        verbose: Print each key that differs from a set's identity.
+    """
+    need_packages("scoring")
+    if config.split_run.source and not quiet:
+        output.note(f"--shard {config.split_run} from {config.split_run.source}")
+    with nullcontext(Progress()) if quiet else ProgressView() as progress:
+        progress.loading("torch and transformers")
+        from gaincurate.scoring.pipeline import estimate, score_dataset
+
+        done = estimate(config, progress) if dry_run else score_dataset(config, progress)
+    if isinstance(done, dict):
+        output.result(done, as_json, print_estimate)
+        return
+    if as_json or not quiet:
+        output.result(done, as_json, print_summary)
+    _need_a_row(done)
 
 
 def print_estimate(facts: dict[str, Any]) -> None:
     """Print what a run would do."""
-    rows, there = output.counted(facts["rows_left"], "row"), output.counted(facts["shards"], "shard")
     output.fitted(
-        f"{facts['out']}: {rows} of {facts['rows']:,} to score with {facts['tokens']:,} prompt tokens, "
-        f"{facts['longest']:,} in the longest prompt; {facts['there']:,} of {there} there"
+        f"{facts['out']}: {counted(facts['rows_left'], 'row')} of {facts['rows']:,} to score with "
+        f"{facts['tokens']:,} prompt tokens, {facts['longest']:,} in the longest prompt; "
+        f"{facts['there']:,} of {counted(facts['shards'], 'shard')} there"
     )
     if facts["unusable"]:
-        output.fitted(f"{facts['unusable']:,} of these rows cannot be scored: {facts['why']}", first="  ")
+        output.fitted(f"  {facts['unusable']:,} of these rows cannot be scored: {facts['why']}")
     output.text("  nothing was written")
 
 
 def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:
-    """Say what is missing before anything heavy is imported.
-
-    Raises:
-        InputError: one of the packages is not installed.
-    """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
+    """Refuse to go on without packages, before anything heavy is imported."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise InputError(f"{what} needs {' and '.join(missing)}: `pip install 'gaincurate[{extra}]'`.")

@@ -37,7 +37,7 @@ Config = TypeVar("Config", bound="BaseModel")
 class Option:
     """Marks a field or a parameter as an option: `Annotated[int, Option("Rows to show.")]`."""
 
-    help: str
+    help: str = ""
     panel: str | None = None  # of the help. Default: the options that most people need
     names: tuple[str, ...] = ()  # as `typer.Option` takes them. Default: `--` and the field's name
     alias: str | None = None  # an older spelling, which the help does not show
@@ -46,8 +46,8 @@ class Option:
     stores: bool = False  # of a path: whether it may be the URL of an object store
     read: Callable[[str], Any] | None = None  # makes the value of its text, if it is no number, text or path
     shown: str | None = None  # the default as the help shows it, where `read` makes it of a text
-    min: float | None = None  # the least value. A field of a config has `Field(ge=...)` instead
-    max: float | None = None
+    ge: float | None = None  # the least value. A field of a config has `Field(ge=...)` instead
+    le: float | None = None
 
 
 Cache = Annotated[

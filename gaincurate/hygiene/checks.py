@@ -5,20 +5,29 @@ that is gone already.
 
 Gold answers cannot be trusted where the verifier refuses them, or where equal questions have different ones.
 Verifiers run in processes of their own, with limits, because a user's verifier may hang or end its process.
+Other golds are no answers: sentinels such as `proof` or `N/A`, and words where values are expected. A word
+may be a sentinel in one set and an answer in another, so the other rows decide: `unknown` is a label beside
+`yes` and `no`, and no answer among numbers.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import column_values
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.answers import accepted, choice_of, is_words
 from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.verifier import VerifierPool, check_gold, gold_completion
@@ -26,93 +35,31 @@ from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
-from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
-from gaincurate.hygiene.golds import unusable_gold
-from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.hygiene.rows import Mask, asked, ids
+from gaincurate.hygiene.options import CHECKS, HygieneOptions
+from gaincurate.hygiene.rows import CheckResult, Finding, Hit, Json, Mask, asked, batches, ids
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
 _ROWS = 1024  # in memory at once while answers are verified
-
-
-def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> CheckResult:
-    """Rows whose own answer does not get a reward of 1.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers.
-        config: of the verifier.
-
-    Raises:
-        InputError: the verifier cannot be loaded.
-    """
-    with VerifierPool(config) as pool:
-        rows = np.flatnonzero(alive)
-        pieces = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
-        broken = check_gold(scored, pieces, answer, pool, Progress())
-    places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
-    hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
-    hits.sort(key=lambda hit: hit.place)
-    return CheckResult("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
-
-
-def conflicting_gold(
-    scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
-) -> CheckResult:
-    """Rows that ask the same and have different answers: all of such a group, for who says which is right?
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers.
-        config: of the verifier that says whether two answers are one; without it they must be written alike.
-
-    Raises:
-        InputError: the verifier cannot be loaded.
-    """
-    again = repeats(scored, alive, answer)
-    pairs = [(row.place, row.head) for row in again if not row.same_answer]
-    prompts = _prompts(scored, pairs, answer)
-    if config is not None:
-        with VerifierPool(config) as pool:
-            pairs = [
-                (row, head) for row, head in pairs if not _equal(prompts[row], prompts[head], config, pool)
-            ]
-    against: dict[int, int] = {}
-    for row, head in pairs:
-        against.setdefault(head, row)
-    others = dict(pairs)
-    heads = {head: head for head in against} | {row.place: row.head for row in again if row.head in against}
-    hits = []
-    for row, head in sorted(heads.items()):
-        other = others.get(row, against[head])
-        its_answer, other_answer = (prompts.get(place, prompts[head]).answer for place in (row, other))
-        facts = {"answer": its_answer, "other_answer": other_answer}
-        reason = f"the same question, answers {its_answer!r:.60} and {other_answer!r:.60}"
-        hits.append(Hit(row, reason, other, facts))
-    judge = f"judged by {config.verifier}" if config is not None else "compared as they are written"
-    return CheckResult(
-        "conflicting-gold", hits, f"{len(against):,} questions; answers from {answer!r}, {judge}"
-    )
-
-
-def _prompts(scored: ScoredSet, pairs: list[tuple[int, int]], answer: str) -> dict[int, Prompt]:
-    places = np.unique(np.array(pairs, np.int64))
-    return dict(zip(places.tolist(), read_prompts(scored, places, answer), strict=True))
-
-
-def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
-    """Whether either answer is right where the other is the gold one."""
-    for answered, gold in ((first, second), (second, first)):
-        try:
-            job = Job(gold_completion(config, answered), gold.answer, gold.row)
-        except GoldProblem:
-            return False
-        if (pool.submit(job).result().reward or 0.0) >= 1:
-            return True
-    return False
+ALWAYS = frozenset([
+    "n/a", "#n/a", "n.a", "nan", "null", "notfound", "not found", "no answer", "answer not found",
+    "no answer found", "not given", "not available", "not applicable", "not provided", "no ground truth",
+    "placeholder", "tbd", "todo", "?", "??", "-", "--", "...", "\u2013", "\u2014",
+])  # fmt: skip
+"""Golds that are no answer in any set."""
+AMONG_VALUES = frozenset([
+    "proof", "proved", "proven", "prove", "qed", "q.e.d", "na", "none", "nil", "unknown", "missing", "error",
+    "invalid", "failed", "omitted", "unavailable", "unsolved", "answer", "solution", "see solution",
+    "see above",
+])  # fmt: skip
+"""Golds that are no answer where most golds are values."""
+_LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
+_SPACES = re.compile(r"[\s_]+")
+_WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
+Kind = Literal["sentinel", "doubtful", "value", "word", "label"]
+"""Labels are words such as `yes`, choices, and texts in LaTeX."""
+_WORDS = 0.1
+"""The share of words up to which values are expected; a single word in any set."""
 
 
 def search(
@@ -143,85 +90,6 @@ def search(
     return results
 
 
-def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
-    """The summary of one check for a report."""
-    hits = result.hits[:examples]
-    rows = _texts(scored, [hit.place for hit in hits])
-    others = iter(_texts(scored, [hit.other for hit in hits if hit.other is not None]))
-    shown = []
-    for hit, (gc_id, text) in zip(hits, rows, strict=True):
-        beside = hit.reason
-        if hit.other is not None:
-            other, other_text = next(others)
-            beside = f"{other} ({hit.reason}): {other_text}"
-        elif "shared" in hit.facts:
-            beside = f"{hit.reason}: {hit.facts['shared']}"
-        shown.append({"gc_id": gc_id, "text": text, "with": beside})
-    share = len(result.hits) / len(scored) if len(scored) else 0.0
-    return Finding(result.check, len(result.hits), share, shown, result.note)
-
-
-def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
-    if not places:
-        return []
-    table = scored.take(places)
-    texts = [text.strip()[:_TEXT] for text in asked(scored, table)]
-    return list(zip(table.column(ID).to_pylist(), texts, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Which rows stay, and what was found of the others; each of those once."""
-
-    kept: Mask
-    found: list[CheckResult]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows that each check took out."""
-        return {check.check: len(check.hits) for check in self.found}
-
-    def lines(self, scored: ScoredSet) -> Iterator[Json]:
-        """One line for each row that is gone, in the order of the set; see `lines`."""
-        return lines(scored, self.found)
-
-
-def leave_out(scored: ScoredSet, options: HygieneOptions, *, tell: Tell | None = None) -> LeftOut:
-    """Find the rows to drop, check after check.
-
-    Raises:
-        InputError, SourceError: see `search`; or no row would stay.
-    """
-    by_check = search(scored, options, dropping=True, tell=tell)
-    stays = np.ones(len(scored), bool)
-    for check in by_check:
-        stays[[hit.place for hit in check.hits]] = False
-    if len(scored) and not stays.any():
-        counts = ", ".join(f"{check.check} {len(check.hits):,}" for check in by_check)
-        raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
-    return LeftOut(stays, by_check)
-
-
-def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
-    """{"gc_id", "row", "check", "reason", ...} for each hit, by row; more keys are the check's own facts.
-
-    `with` is the id of the row that it collides with, where there is one.
-    """
-    hits = sorted(
-        (
-            (hit.place, CHECKS.index(result.check), result.check, hit)
-            for result in results
-            for hit in result.hits
-        ),
-        key=lambda key: key[:2],
-    )
-    named = ids(scored, [place for place, *_ in hits])
-    others = iter(ids(scored, [hit.other for *_, hit in hits if hit.other is not None]))
-    for gc_id, (place, _, check, hit) in zip(named, hits, strict=True):
-        line = {"gc_id": gc_id, "row": place, "check": check, "reason": hit.reason}
-        yield line | ({"with": next(others)} if hit.other is not None else {}) | hit.facts
-
-
 def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     """The result of one check."""
     judged = check in ("broken-gold", "conflicting-gold")
@@ -242,6 +110,71 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
     return duplicates(scored, alive, answer)
 
 
+def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
+    """The summary of one check for a report."""
+    hits, texts = result.hits[:examples], dict[int, tuple[str, str]]()
+    if places := [place for hit in hits for place in (hit.place, hit.other) if place is not None]:
+        table = scored.take(places)
+        beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
+        shown = zip(table.column(ID).to_pylist(), beginnings, strict=True)
+        texts = dict(zip(places, shown, strict=True))
+    rows = []
+    for hit in hits:
+        gc_id, text = texts[hit.place]
+        beside = hit.reason
+        if hit.other is not None:
+            other, other_text = texts[hit.other]
+            beside = f"{other} ({hit.reason}): {other_text}"
+        elif "shared" in hit.facts:
+            beside = f"{hit.reason}: {hit.facts['shared']}"
+        rows.append({"gc_id": gc_id, "text": text, "with": beside})
+    share = len(result.hits) / len(scored) if len(scored) else 0.0
+    return Finding(result.check, len(result.hits), share, rows, result.note)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Which rows stay, and what was found of the others; each of those once."""
+
+    kept: Mask
+    found: list[CheckResult]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that each check took out."""
+        return {check.check: len(check.hits) for check in self.found}
+
+
+def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
+    """Find the rows to drop, check after check.
+
+    Raises:
+        InputError, SourceError: see `search`; or no row would stay.
+    """
+    stays = np.ones(len(scored), bool)
+    left_out = LeftOut(stays, search(scored, options, dropping=True))
+    for check in left_out.found:
+        stays[[hit.place for hit in check.hits]] = False
+    if len(scored) and not stays.any():
+        counts = ", ".join(f"{check} {count:,}" for check, count in left_out.counts.items())
+        raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
+    return left_out
+
+
+def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
+    """{"gc_id", "row", "check", "reason", ...} for each hit, by row; more keys are the check's own facts.
+
+    `with` is the id of the row that it collides with, where there is one.
+    """
+    hits = [(hit, result.check) for result in results for hit in result.hits]
+    hits.sort(key=lambda each: (each[0].place, CHECKS.index(each[1])))
+    named = ids(scored, [hit.place for hit, _ in hits])
+    others = iter(ids(scored, [hit.other for hit, _ in hits if hit.other is not None]))
+    for gc_id, (hit, check) in zip(named, hits, strict=True):
+        line = {"gc_id": gc_id, "row": hit.place, "check": check, "reason": hit.reason}
+        yield line | ({"with": next(others)} if hit.other is not None else {}) | hit.facts
+
+
 def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
     counts = scored.column("gc_prompt_tokens").to_numpy()
     hits = [
@@ -250,3 +183,111 @@ def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
         if alive[place] and tokens > limit
     ]
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
+
+
+def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> CheckResult:
+    """Rows whose own answer, in the column `answer`, does not get a reward of 1 from a verifier."""
+    with VerifierPool(config) as pool:
+        rows = np.flatnonzero(alive)
+        pieces = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
+        broken = check_gold(scored, pieces, answer, pool, Progress())
+    places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
+    hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
+    hits.sort(key=lambda hit: hit.place)
+    return CheckResult("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
+
+
+def conflicting_gold(
+    scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
+) -> CheckResult:
+    """Rows that ask the same and have different answers: all of such a group, for who says which is right?
+
+    The verifier says whether two answers are one. Without it they must be written alike.
+    """
+    again = repeats(scored, alive, answer)
+    pairs = [(row.place, row.head) for row in again if not row.same_answer]
+    places = np.unique(np.array(pairs, np.int64))
+    read = zip(places.tolist(), read_prompts(scored, places, answer), strict=True)
+    prompts: dict[int, Prompt] = dict(read)
+    if config is not None:
+        with VerifierPool(config) as pool:
+            equal = {pair for pair in pairs if _equal(prompts[pair[0]], prompts[pair[1]], config, pool)}
+        pairs = [pair for pair in pairs if pair not in equal]
+    against = {head: row for row, head in reversed(pairs)}  # the first row of each group
+    others = dict(pairs)
+    heads = {head: head for head in against} | {row.place: row.head for row in again if row.head in against}
+    hits = []
+    for row, head in sorted(heads.items()):
+        other = others.get(row, against[head])
+        its_answer, other_answer = (prompts.get(place, prompts[head]).answer for place in (row, other))
+        facts = {"answer": its_answer, "other_answer": other_answer}
+        reason = f"the same question, answers {its_answer!r:.60} and {other_answer!r:.60}"
+        hits.append(Hit(row, reason, other, facts))
+    judge = f"judged by {config.verifier}" if config is not None else "compared as they are written"
+    note = f"{len(against):,} questions; answers from {answer!r}, {judge}"
+    return CheckResult("conflicting-gold", hits, note)
+
+
+def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
+    """Whether either answer is right where the other is the gold one."""
+    for answered, gold in ((first, second), (second, first)):
+        try:
+            job = Job(gold_completion(config, answered), gold.answer, gold.row)
+        except GoldProblem:
+            return False
+        if (pool.submit(job).result().reward or 0.0) >= 1:
+            return True
+    return False
+
+
+def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose gold, in the column `answer`, is no answer.
+
+    A "sentinel-gold" is null, empty or a sentinel. A "word-gold" is a word or a phrase where nine of ten
+    golds are values.
+    """
+    by_kind, values = defaultdict[Kind, list[Hit]](list), 0
+    for places, table in batches(scored, alive) if answer is not None else ():
+        for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
+            texts = [text for item in accepted(gold) if (text := _text(item))]
+            kind = _kind(tuple(texts)) if texts else "sentinel"
+            values += kind == "value"
+            if kind in ("value", "label"):
+                continue
+            reason, facts = "the gold answer is null or empty", {}
+            if texts:
+                shown = texts[0] if len(texts[0]) <= 60 else texts[0][:60] + "..."
+                facts, reason = {"answer": shown}, f"the gold answer is {shown!r}, which is no answer"
+                if kind == "word":
+                    reason = f"the gold answer is the text {shown!r}, where most golds are values"
+            by_kind[kind].append(Hit(place, reason, None, facts))
+    words, hits = by_kind["word"], by_kind["sentinel"] if check == "sentinel-gold" else []
+    if values > 1 and len(words) <= max(1, _WORDS * (values + len(words))):
+        hits = [*hits, *(words if check == "word-gold" else by_kind["doubtful"])]
+    return CheckResult(check, sorted(hits, key=lambda hit: hit.place))
+
+
+@lru_cache(1 << 16)  # most sets have few distinct golds
+def _kind(texts: tuple[str, ...]) -> Kind:
+    """The kind of a row's gold answers, any of which is right. If their kinds differ, the first counts."""
+    names, text = {_name(text) for text in texts}, texts[0]
+    if names <= ALWAYS:
+        return "sentinel"
+    if names <= ALWAYS | AMONG_VALUES:
+        return "doubtful"
+    if _name(text) in _LABELS:
+        return "label"
+    if is_words(text):
+        return "label" if "\\" in text else "word"
+    return "value" if choice_of(text) is None else "label"
+
+
+def _text(gold: Any) -> str:
+    """A gold as text, empty for null and NaN."""
+    return "" if gold is None or gold != gold else str(gold).strip()
+
+
+def _name(text: str) -> str:
+    """A gold as it is looked up among sentinels: lower case, single spaces, no brackets or final stop."""
+    bare = _SPACES.sub(" ", _WRAPPED.sub(r"\1", text)).casefold().strip(" $*`\"'()[]{}<>")
+    return bare if set(bare) <= {".", "?"} else bare.rstrip(" .!")

@@ -6,9 +6,8 @@ The index is of the evaluation questions and not of the rows, so memory grows wi
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,49 +16,38 @@ import pyarrow as pa
 from gaincurate.core.prompts import Chat
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
-from gaincurate.errors import InputError, SourceError
-from gaincurate.hygiene.findings import CheckResult, Hit
-from gaincurate.hygiene.rows import BATCH, Ints, Mask, asked, batches, joined, sample
+from gaincurate.errors import SourceError
+from gaincurate.hygiene.rows import BATCH, CheckResult, Hit, Ints, Mask, asked, batches, joined, sample
 from gaincurate.hygiene.words import Hashes, Template, Words, among
 from gaincurate.scoring.readers.source import open_source
 
 _SHOWN = 60  # words of a shared text
 COMMON = 3
 """An n-gram of so many different questions of one file is a phrase and not a question."""
-LONGEST = 100
-"""Words in an n-gram at most: memory is so many times the questions'."""
 _BITS = 20
 _SHIFT = np.uint64(64 - _BITS)
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
 def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: float) -> CheckResult:
-    """Rows that share words with an evaluation question.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        index: the questions.
-        overlap: the least part of a question's n-grams that a row has to share; with 0 one is enough.
-    """
+    """Rows that share at least the part `overlap` of a question's n-grams, or one with 0."""
     template = Template(Words(sample(scored, alive)))
     hits, matched = [], set[int]()
     for places, table in batches(scored, alive):
         rows = Words(asked(scored, table))
         begins, ends = template.without(rows)
         for row in index.candidates(rows, begins, ends).tolist():
-            row_words = rows.between(*rows.starts[row : row + 2])
-            match = _match(row_words, rows.between(begins[row], ends[row]), index, overlap)
-            if match is not None:
-                number, share, text = match
-                matched.add(number)
-                item = index.items[number]
-                reason = (
-                    f"shares {share:.0%} of the {index.ngram}-grams of {Path(item.file).name} row {item.row}"
-                )
-                facts = {"eval": item.file, "eval_row": item.row, "share": round(share, 4)}
-                facts |= {"shared": _shortened(text), "question": _shortened(item.text)}
-                hits.append(Hit(int(places[row]), reason, None, facts))
+            words, bare = rows.between(*rows.starts[row : row + 2]), rows.between(begins[row], ends[row])
+            number, share, text = _match(words, bare, index)
+            if number is None or share < overlap:
+                continue
+            matched.add(number)
+            item = index.items[number]
+            reason = f"shares {share:.0%} of the {index.ngram}-grams of {Path(item.file).name} row {item.row}"
+            facts = {"eval": item.file, "eval_row": item.row, "share": round(share, 4)}
+            texts = {"shared": text, "question": item.text}
+            facts |= {name: " ".join(text.split(" ")[:_SHOWN]) for name, text in texts.items()}
+            hits.append(Hit(int(places[row]), reason, None, facts))
     half = sum(hit.facts["share"] >= 0.5 for hit in hits)
     only_whole = sum(not item.grams for item in index.items)
     note = (
@@ -70,28 +58,20 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
     return CheckResult("contaminated", hits, note)
 
 
-def _shortened(text: str) -> str:
-    return " ".join(text.split(" ")[:_SHOWN])
-
-
-def _match(
-    row: list[str], bare: list[str], index: EvalIndex, overlap: float
-) -> tuple[int, float, str] | None:
+def _match(row: str, bare: str, index: EvalIndex) -> tuple[int | None, float, str]:
     """The question that a row shares most of: its number, the part of its n-grams, what is shared."""
-    number = index.whole.get(" ".join(bare), index.whole.get(" ".join(row)))
+    number = index.whole.get(bare, index.whole.get(row))
     if number is not None:
         return number, 1.0, index.items[number].text
     in_order = [gram for gram in _grams(row, index.ngram) if gram in index.by_gram]
-    if not in_order:
-        return None
     grams: dict[int, set[str]] = defaultdict(set)
     for gram in in_order:
         for number in index.by_gram[gram]:
             grams[number].add(gram)
     shares = {number: len(shared) / len(index.items[number].grams) for number, shared in grams.items()}
+    if not shares:
+        return None, 0.0, ""
     best = min(shares, key=lambda number: (-shares[number], number))
-    if shares[best] < overlap:
-        return None
     return best, shares[best], next(gram for gram in in_order if gram in grams[best])
 
 
@@ -111,38 +91,35 @@ class EvalIndex:
     Args:
         files: whatever `gaincurate score` reads.
         column: the column with the question; by default found as `score` finds its prompt.
-        ngram: words in an n-gram.
+        ngram: words in an n-gram; memory is so many times the questions'.
 
     Raises:
-        InputError: an n-gram of fewer than two or more than a hundred words.
         SourceError: a file cannot be read, or it is unclear where its questions are.
     """
 
     def __init__(self, files: Sequence[str], column: str | None, ngram: int) -> None:
-        if not 2 <= ngram <= LONGEST:
-            raise InputError(f"--ngram {ngram}: from 2 to {LONGEST} words.")
-        self.ngram = ngram
-        read: dict[tuple[str, ...], tuple[str, int]] = {}
-        wholes: dict[str, tuple[str, ...]] = {}
-        by_file: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for file, row, question, bare in _questions(files, column):
-            read.setdefault(bare, (file, row))
-            wholes.setdefault(" ".join(question), bare)
+        self.ngram, self.whole = ngram, dict[str, int]()
+        numbers, places, by_file = dict[str, int](), list[tuple[str, int]](), defaultdict[str, set[str]](set)
+        for file, row, text, bare in _questions(files, column):
+            if bare not in numbers:
+                numbers[bare] = len(places)
+                places.append((file, row))
+            self.whole.setdefault(text, numbers[bare])
             by_file[file].add(bare)
+        self.whole |= numbers
+        common = set[str]()
         # File by file: what three files have, each with a word changed, is a question and no phrase.
-        common = set[str]().union(*(_common(questions, ngram) for questions in by_file.values()))
+        for questions in by_file.values():
+            counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
+            common |= {gram for gram, count in counts.items() if count >= COMMON}
         self.items = [
-            Item(file, row, " ".join(question), frozenset(_grams(question, ngram)) - common)
-            for question, (file, row) in read.items()
+            Item(*place, text, frozenset(_grams(text, ngram)) - common)
+            for text, place in zip(numbers, places, strict=True)
         ]
-        numbers = {bare: number for number, bare in enumerate(read)}
-        self.whole = {text: numbers[bare] for text, bare in wholes.items()}
-        self.whole |= {item.text: number for number, item in enumerate(self.items)}
-        by_gram: dict[str, list[int]] = defaultdict(list)
+        self.by_gram: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for gram in item.grams:
-                by_gram[gram].append(number)
-        self.by_gram = dict(by_gram)
+                self.by_gram[gram].append(number)
         self._gram_hashes = _hashes(list(self.by_gram))
         self._whole_hashes = _hashes(list(self.whole))
         self._maybe = np.zeros(1 << _BITS, bool)
@@ -151,10 +128,7 @@ class EvalIndex:
     def candidates(self, rows: Words, begins: Ints, ends: Ints) -> Ints:
         """Rows that by their hashes have an n-gram of the index or are a question of it, ascending.
 
-        Args:
-            rows: the rows.
-            begins: where each row's words begin without its template, `[rows]`.
-            ends: where they end.
+        `begins` and `ends` say where the words of each row begin and end without its template, `[rows]`.
         """
         firsts = np.arange(len(rows.hashes) - self.ngram + 1)
         grams = rows.runs.of(firsts, firsts + self.ngram)
@@ -167,28 +141,20 @@ class EvalIndex:
         return np.unique(np.concatenate([with_gram, *with_whole]))
 
 
-def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
-    for start in range(len(question) - ngram + 1):
-        yield " ".join(question[start : start + ngram])
+def _grams(text: str, ngram: int) -> Iterator[str]:
+    words = text.split()
+    for start in range(len(words) - ngram + 1):
+        yield " ".join(words[start : start + ngram])
 
 
-def _common(questions: Iterable[tuple[str, ...]], ngram: int) -> set[str]:
-    """N-grams of several different questions of one file."""
-    counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
-    return {gram for gram, count in counts.items() if count >= COMMON}
-
-
-def _questions(
-    files: Sequence[str], column: str | None
-) -> Iterator[tuple[str, int, list[str], tuple[str, ...]]]:
+def _questions(files: Sequence[str], column: str | None) -> Iterator[tuple[str, int, str, str]]:
     """File, row from 0, words of each question, and those without the file's template."""
     for file in files:
         questions = Words(list(_texts(file, column)))
         begins, ends = Template(questions, max(COMMON, min(_TEMPLATE, len(questions) / 2))).without(questions)
-        for row, (start, end) in enumerate(pairwise(questions.starts.tolist())):
-            if start < end:
-                bare = questions.between(begins[row], ends[row])
-                yield file, row, questions.between(start, end), tuple(bare)
+        for row in range(len(questions)):
+            if text := questions.between(*questions.starts[row : row + 2]):
+                yield file, row, text, questions.between(begins[row], ends[row])
 
 
 def _hashes(texts: list[str]) -> Hashes:

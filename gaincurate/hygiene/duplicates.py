@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,7 @@ import pyarrow as pa
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import CheckResult, Hit, Json
-from gaincurate.hygiene.rows import Ints, Mask, asked, batches, read, sample
+from gaincurate.hygiene.rows import CheckResult, Hit, Ints, Json, Mask, asked, batches, read, sample
 from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
@@ -35,7 +33,6 @@ _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
 _MINUS = Words(["-", "\u2212", "\u2013"], signs=True).hashes
 _BEFORE_NUMBER = Words(["\\", "frac", "sqrt", "{", "(", "$"], signs=True).hashes
 """The characters between a minus and its number."""
-THRESHOLD = 0.8
 RECALL = 0.999
 _SHINGLE = 3
 _HASHES = 64
@@ -52,13 +49,7 @@ class Repeat:
 
 
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers, where there is one.
-    """
+    """Rows whose messages an earlier row has; groups whose answers in that column differ are reported."""
     again, hits = repeats(scored, alive, answer), []
     for row in again:
         reason = "the same messages" if row.exact else f"the same messages except for {_BUT_FOR}"
@@ -103,36 +94,28 @@ def _digest(value: object) -> bytes:
 
 
 def _note(again: Sequence[Repeat], answer: str | None) -> str:
-    if not again:
-        return ""
-    counts, same = Counter(row.head for row in again), sum(row.exact for row in again)
-    note = (
-        f"{len(counts):,} groups, the largest of {max(counts.values()) + 1:,} rows; the very same text in "
-        f"{same:,} rows, except for {_BUT_FOR} in {len(again) - same:,}"
-    )
+    same = sum(row.exact for row in again)
+    note = f"{_groups(row.head for row in again)}; the very same text in {same:,} rows, except for "
+    note += f"{_BUT_FOR} in {len(again) - same:,}"
     differ = len({row.head for row in again if not row.same_answer})
     if answer and differ:
         note += f"; {differ:,} groups have answers that are not written alike: see which one is right"
-    return note
+    return note if again else ""
+
+
+def _groups(heads: Iterable[int]) -> str:
+    """How many groups there are by the first rows of those that are not the first."""
+    counts = Counter(heads)
+    return f"{len(counts):,} groups, the largest of {max(counts.values(), default=0) + 1:,} rows"
 
 
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
-    """Rows that are similar to an earlier row that stays.
+    """Rows whose Jaccard index with an earlier row that stays is at least the threshold, from 0.3 to 1.
 
     A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
-    read twice: first to see which are no candidates at all, so that only the others are held in memory.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        threshold: the least Jaccard index, from 0.3 to 1.
-        answer: the column with the gold answers, where there is one: it is reported whether they are equal.
-
-    Raises:
-        InputError: a threshold out of range.
+    read twice: first to see which are no candidates at all, so that only the others are held in memory. It is
+    reported whether the answers in that column are equal.
     """
-    if not 0.3 <= threshold <= 1:
-        raise InputError(f"--near {threshold:g}: the similarity is expected from 0.3 to 1.")
     template, count = Template(Words(sample(scored, alive), signs=True)), bands(threshold)[0]
 
     def sketched(chosen: Mask) -> Iterator[tuple[Sketches, Ints, pa.Table]]:
@@ -175,23 +158,17 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
 
 
 def _note_near(hits: list[Hit], answer: str | None) -> str:
-    if not hits:
-        return ""
-    _, counts = np.unique([hit.other for hit in hits], return_counts=True)
-    notes = [f"{len(counts):,} groups, the largest of {counts.max() + 1:,} rows"]
+    note = _groups(hit.other for hit in hits if hit.other is not None)
     if answer is not None:
         differ = sum(not hit.facts["same_answer"] for hit in hits)
-        notes.append(f"{differ:,} rows have an answer that is written otherwise")
+        note += f"; {differ:,} rows have an answer that is written otherwise"
         if 2 * differ > len(hits):
-            notes.append("most are problems of their own: look at them before you drop them")
-    return "; ".join(notes)
+            note += "; most are problems of their own: look at them before you drop them"
+    return note if hits else ""
 
 
 def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
-    """The share that a set has in common with each of others, of all that the two hold, `[others]`.
-
-    All are sorted and without doubles.
-    """
+    """The Jaccard index of a set with each of others, `[others]`; all are sorted and without doubles."""
     sizes = np.array([len(other) for other in others], np.int64)
     flat = np.concatenate([one[:0], *others])
     there = one[np.minimum(np.searchsorted(one, flat), len(one) - 1)] == flat

@@ -1,26 +1,36 @@
-"""The checks that a user asked for, as one checked value.
+"""The checks of rows, and the options that `hygiene` and `export --drop` share.
 
-An option of a check that is not made is refused: whoever gave it expects that check.
+An option of a check that is not made is refused: whoever gave it expects that check. This module loads no
+numpy, because the help of both commands reads it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from gaincurate.core.options import near
-from gaincurate.difficulty.config import VerifierConfig
+from pydantic import BaseModel, ConfigDict, Field
+
+from gaincurate.core.options import CHECKS as PANEL
+from gaincurate.core.options import Option, near
 from gaincurate.errors import InputError
-from gaincurate.hygiene.duplicates import THRESHOLD
-from gaincurate.hygiene.findings import CHECKS
 
+if TYPE_CHECKING:
+    from gaincurate.difficulty.config import VerifierConfig
+
+CHECKS = (
+    "overlong", "sentinel-gold", "word-gold", "broken-gold", "conflicting-gold", "contaminated", "duplicates",
+    "near-duplicates",
+)  # fmt: skip
+"""All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
+THRESHOLD = 0.8
 NGRAM = 13
-_NEEDS = {
-    "overlong": ("max_prompt_tokens", "--max-prompt-tokens", "N, the trainer's limit"),
-    "broken-gold": ("verifier", "--verifier", "NAME"),
-    "contaminated": ("evals", "--eval", "FILE"),
+_NEEDED = {
+    "max_prompt_tokens": ("--max-prompt-tokens", "N, the trainer's limit", ("overlong",)),
+    "verifier": ("--verifier", "NAME", ("broken-gold", "conflicting-gold")),
+    "evals": ("--eval", "FILE", ("contaminated",)),
 }
-_ALSO = {"--verifier": "conflicting-gold"}
-"""Checks that an option is for besides its own. Without it, answers are compared as they are written."""
+"""What some checks need: the option, its value, and the checks, of which only the first cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +62,71 @@ class HygieneOptions:
                 raise InputError(
                     f"there is no check {check!r}; there are {', '.join(CHECKS)}{near(check, CHECKS)}."
                 )
-        for check, (name, option, value) in _NEEDS.items():
-            is_set, wanted = bool(getattr(self, name)), check in (self.checks or ())
-            if wanted and not is_set:
-                raise InputError(f"{check} needs {option} {value}.")
-            used = wanted or self.checks is None or _ALSO.get(option) in self.checks
-            if is_set and not used:
-                raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
-        if not 0 <= self.overlap <= 1:
-            raise InputError(f"--overlap {self.overlap:g}: a part from 0 to 1 is expected.")
+        for name, (option, value, checks) in _NEEDED.items():
+            is_set, wanted = bool(getattr(self, name)), set(checks) & set(self.checks or ())
+            if checks[0] in wanted and not is_set:
+                raise InputError(f"{checks[0]} needs {option} {value}.")
+            if is_set and self.checks is not None and not wanted:
+                what = f"{option} is for the check {checks[0]}"
+                raise InputError(f"{what}: name that too, or leave {option} out.")
+        for name, least, most in (("near", 0.3, 1), ("ngram", 2, 100), ("overlap", 0, 1)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise InputError(f"--{name} {value:g}: expected a number from {least:g} to {most}.")
 
     def chosen(self) -> list[str]:
         """The checks to make, in their order."""
         if self.checks is not None:
             return [check for check in CHECKS if check in self.checks]
-        needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
-        return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
+        lacking = [check for name, (*_, some) in _NEEDED.items() if not getattr(self, name) for check in some]
+        return [check for check in CHECKS if check not in lacking]
+
+
+_OPTION, _NAME = Option(panel=PANEL), Option(panel=PANEL, metavar="NAME")
+
+
+class HygieneConfig(BaseModel):
+    """The options of every command that examines rows; None is one that was not given.
+
+    Options:
+        max_prompt_tokens: Overlong: the trainer's limit.
+        verifier: Broken and conflicting gold: math, reasoning-gym, exact or module:function.
+        gold_as: Broken gold: how the answer is written, with {answer} in it.
+        answer_column: Column with the gold answer. Default: the scoring run's.
+        evals: Contaminated: an evaluation set; may be repeated.
+        eval_column: Contaminated: the column with the question. Default: as `score` finds it.
+        near: Near duplicates: the least Jaccard index of token triples. Default: 0.8.
+        ngram: Contaminated: words in an n-gram. Default: 13.
+        overlap: Contaminated: the least part of a question's n-grams. Default: 0, one is enough.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_prompt_tokens: Annotated[int | None, Field(ge=1), _OPTION] = None
+    verifier: Annotated[str | None, _NAME] = None
+    gold_as: Annotated[str | None, _OPTION] = None
+    answer_column: Annotated[str | None, _NAME] = None
+    evals: Annotated[list[str], Option(panel=PANEL, names=("--eval",), metavar="FILE")] = []
+    eval_column: Annotated[str | None, _NAME] = None
+    near: Annotated[float | None, Field(ge=0.3, le=1), _OPTION] = None
+    ngram: Annotated[int | None, Field(ge=2, le=100), _OPTION] = None
+    overlap: Annotated[float | None, Field(ge=0, le=1), _OPTION] = None
+
+    def options(self, checks: str | None) -> HygieneOptions:
+        """The checks by their names with commas between them; what does not go together is refused."""
+        from gaincurate.difficulty.config import VerifierConfig
+
+        given = self.model_dump(exclude_none=True) | {"evals": tuple(self.evals)}
+        verifier, gold_as = given.pop("verifier", None), given.pop("gold_as", None)
+        if gold_as is not None and verifier is None:
+            raise InputError(f"--gold-as {gold_as!r} goes with --verifier NAME.")
+        for name in ("eval_column", "ngram", "overlap"):
+            if name in given and not self.evals:
+                raise InputError(f"--{name.replace('_', '-')} {given[name]} goes with --eval FILE.")
+        if checks is not None:
+            given["checks"] = tuple(name.strip() for name in checks.split(",") if name.strip())
+        if verifier is not None:
+            given["verifier"] = VerifierConfig(verifier=verifier, gold_as=gold_as)
+        options = HygieneOptions(**given)
+        if "near" in given and "near-duplicates" not in options.chosen():
+            raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
+        return options

@@ -1,8 +1,14 @@
-"""A set's prompts as messages, in batches."""
+"""A set's prompts as messages, in batches, and how a check reports rows.
+
+A hit stands for one row, also where it names another that it collides with. So what is dropped and what is
+listed are the same rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +19,7 @@ from gaincurate.core.prompts import Message, prompts_of
 from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
 
+Json = dict[str, Any]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 BATCH = 1024
@@ -20,13 +27,46 @@ BATCH = 1024
 SAMPLE = 2000
 
 
-def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
-    """Places of rows in the set, and the rows with all columns; a batch at a time, in source order.
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row that a check found.
 
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows.
+    `place` is the row's in the set and `other` that of the row which it collides with, where there is one.
+    `reason` says why in words, `facts` the same for programs.
     """
+
+    place: int
+    reason: str
+    other: int | None = None
+    facts: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The hits of one check in the order of the set, with facts about the check."""
+
+    check: str
+    hits: list[Hit]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check for a report: plain values.
+
+    `rows` is how many rows it found and `share` their part of the set. `examples` are a few rows, each
+    {"gc_id", "text", "with"}: the prompt's beginning, and what it collides with or why it was found.
+    """
+
+    check: str
+    rows: int
+    share: float
+    examples: list[Json]
+    note: str
+
+
+def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
+    """Places in the set of the `alive` rows (`[rows]`), and the rows; a batch at a time, in source order."""
     begin = 0
     for shard in scored.tables():
         for offset in range(0, shard.num_rows, BATCH):
@@ -40,24 +80,16 @@ def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
 
 
 def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
-    """The messages of a table's rows.
-
-    Raises:
-        OutputError: a row has none, so the set is not what its identity says.
-    """
-    if (name := _plain_column(scored, table)) is not None:
-        return [[{"role": "user", "content": text}] for text in table.column(name).to_pylist()]
+    """The messages of a table's rows; one without any is an OutputError, as the set's identity is wrong."""
+    if (texts := _texts(scored, table)) is not None:
+        return [[{"role": "user", "content": text}] for text in texts]
     return prompts_of(table, scored.identity, bare=True)
 
 
 def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
-    """The question of each row of a table: all messages except the system message, one below the other.
-
-    Raises:
-        OutputError: see `read`.
-    """
-    if (name := _plain_column(scored, table)) is not None:
-        return [text or "" for text in table.column(name).to_pylist()]
+    """The question of each row of a table, see `read`: all messages except the system message, joined."""
+    if (texts := _texts(scored, table)) is not None:
+        return [text or "" for text in texts]
     return [joined(messages) for messages in read(scored, table)]
 
 
@@ -66,13 +98,13 @@ def joined(messages: Sequence[Message]) -> str:
     return "\n".join(m["content"] or "" for m in messages if m["role"] != "system")
 
 
-def _plain_column(scored: ScoredSet, table: pa.Table) -> str | None:
-    """The column of a set whose prompts are texts, each one user message."""
+def _texts(scored: ScoredSet, table: pa.Table) -> list[Any] | None:
+    """The prompts of a set whose prompts are texts, each one user message."""
     source = scored.identity["source"]
     name = str(source["prompt_column"])
     chats = source.get("chat_text") or name == "messages"
     is_plain = name in table.column_names and is_text(table.schema.field(name).type) and not chats
-    return name if is_plain else None
+    return list(table.column(name).to_pylist()) if is_plain else None
 
 
 def sample(scored: ScoredSet, alive: Mask) -> list[str]:
@@ -84,6 +116,5 @@ def sample(scored: ScoredSet, alive: Mask) -> list[str]:
 
 def ids(scored: ScoredSet, places: Sequence[int]) -> list[str]:
     """The ids of rows."""
-    column = scored.column(ID).combine_chunks()
-    values: list[str] = column.take(pa.array(places, pa.int64())).to_pylist()
+    values: list[str] = scored.column(ID).combine_chunks().take(pa.array(places, pa.int64())).to_pylist()
     return values

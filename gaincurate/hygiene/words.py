@@ -157,10 +157,10 @@ class Words:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def between(self, begin: int, end: int) -> list[str]:
-        """The texts of the words from `begin` to before `end`."""
+    def between(self, begin: int, end: int) -> str:
+        """The words from `begin` to before `end`, with a space between each two."""
         places = zip(self._begins[begin:end].tolist(), self._ends[begin:end].tolist(), strict=True)
-        return [self._text[first:last] for first, last in places]
+        return " ".join(self._text[first:last] for first, last in places)
 
 
 def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
-from gaincurate.hygiene.findings import Finding
+from gaincurate.hygiene.rows import Finding
 
 FORMAT = 2
 

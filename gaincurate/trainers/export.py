@@ -27,7 +27,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import located
 from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError
-from gaincurate.hygiene.checks import LeftOut, leave_out
+from gaincurate.hygiene.checks import LeftOut, leave_out, lines
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.context import matching
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
@@ -128,7 +128,7 @@ def export(
     exported = Exported(view, count, facts, profile.launch(out.resolve(), view), notes)
     if left_out is None or listed is None:
         return exported
-    write_lines(listed, left_out.lines(scored))
+    write_lines(listed, lines(scored, left_out.found))
     return replace(exported, dropped=left_out.counts, dropped_file=listed)
 
 

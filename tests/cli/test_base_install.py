@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "derive": ("derive", scored, "--signal", "gc_angle", "--length-free", "rank-in-bin"),
         "derive residual": ("derive", scored, "--signal", "gc_angle", "--length-free", "residual"),
         "hygiene": ("hygiene", scored),
-        "hygiene --json": ("hygiene", scored, "--json"),
         "report": ("report", scored),
         "report --json": ("report", scored, "--rollouts", outcomes, "--json"),
         "report page": ("report", scored, "-o", folder / "report.html"),
@@ -106,14 +104,6 @@ def test_every_command_works_or_says_what_to_install(done: dict[str, dict[str, A
         if name in REFUSED:
             assert REFUSED[name] in result["stderr"], name
             assert result["stderr"].count("\n") == 1, name
-
-
-def test_hygiene_prints_the_duplicates(done: dict[str, dict[str, Any]]) -> None:
-    told = done["hygiene"]["stdout"]
-    assert re.search(r"^\s*duplicates\s+10\s+25\.00%$", told, re.MULTILINE)
-    found = json.loads(done["hygiene --json"]["stdout"])
-    counts = {check["check"]: check["rows"] for check in found["findings"]}
-    assert counts == {"sentinel-gold": 0, "word-gold": 0, "duplicates": 10, "near-duplicates": 0}
 
 
 def test_predictions_and_the_report_are_those_of_a_full_install(tmp_path: Path) -> None:

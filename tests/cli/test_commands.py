@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save_file
 import gaincurate
 import runs
 import tiny
-from command import run
+from command import run, tree
+from gaincurate.errors import ModelError
+from gaincurate.scoring.segment import Segmenter
 from sets import make_set, scored_row
 
 
@@ -74,15 +77,13 @@ def test_show_lists_the_computed_columns(out: Path) -> None:
 def test_show_refuses_what_is_no_set_and_says_what_it_is(tmp_path: Path) -> None:
     begun = runs.begin(tmp_path / "of a run").folder
     rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(2))
-    for path, what in (
-        (
-            begun,
-            f"it is a run. `gaincurate schedule status {begun}` shows it, and `gaincurate report SET --run",
-        ),
-        (rows, f"it is a file. `gaincurate score {rows} --model M --out scored` makes a set of it."),
-        (tmp_path, "it has no manifest.json"),
-        (tmp_path / "none", "it does not exist. `gaincurate score"),
-    ):
+    status = f"it is a run. `gaincurate schedule status {begun}` shows it, and `gaincurate report SET --run"
+    for path, what in {
+        begun: status,
+        rows: f"it is a file. `gaincurate score {rows} --model M --out scored` makes a set of it.",
+        tmp_path: "it has no manifest.json",
+        tmp_path / "none": "it does not exist. `gaincurate score",
+    }.items():
         result = run("show", path)
         assert result.exit_code == 2
         assert f"{path} is no scored set: {what}" in result.stderr
@@ -160,3 +161,42 @@ def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
     assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
     assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
     assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
+
+
+GOOD = [{"prompt": "how many apples?", "id": 1}, {"prompt": "how many pears?", "id": 1}]
+OWN_SYSTEM = [{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "sentence"),
+    [
+        (OWN_SYSTEM, ["--system", "x"], "the row has a system message of its own and --system"),
+        (GOOD, ["--shard", "1/2", "--overwrite"], "--overwrite and --shard do not go together"),
+        (GOOD, ["--layer", "1", "--site", "final_norm"], "--layer 1 goes with --site mlp_input"),
+        (GOOD, ["--max-length", "9000"], "--max-length 9000 is over the 512 positions"),
+        (GOOD, ["--template-kwargs", "yes"], "--template-kwargs 'yes': expected a JSON object"),
+        (GOOD, ["--template-kwargs", '{"a": [NaN]}'], "it holds NaN or infinity"),
+        ([*GOOD[:1], {"prompt": None}], [], "the prompt is null. Fix the row, or add --on-error skip"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_no_set(
+    rows: list[dict[str, Any]], options: list[str], sentence: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tiny.write_jsonl(tmp_path / "a.jsonl", rows)
+    result = run("score", path, "-m", tiny_model, "-o", tmp_path / "out", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert sentence in last
+    assert not [name for name in tree(tmp_path / "out") if name == "manifest.json" or "shard-" in name]
+
+
+def test_a_file_of_an_unknown_kind_and_a_template_that_writes_no_text_are_refused(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    result = run("score", tmp_path / "a.txt", "-m", tiny_model, "-o", tmp_path / "out")
+    assert "cannot tell the format from its name; the endings read are .json, .jsonl, " in result.stderr
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ModelError, match="the chat template writes half of a surrogate pair"):
+        Segmenter(tiny.tokenizer("{{ '\\ud800' }}{{ messages[-1].content }}"))

@@ -63,24 +63,19 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
-        ([], "error: give either --model, to generate here, or --server, to have it done there."),
-        (
-            ["--model", "m", "--server-body", "[1]"],
-            "error: --server-body '[1]': expected a JSON object, such",
-        ),
-        (["--model", "m", "--temperature", "inf"], "error: --temperature inf: it should be a finite number."),
-        (["--server", "http://s", "--timeout", "nan"], "error: --timeout nan: it should be a finite number."),
-        (["--model", "m", "--temperature", "0"], "error: --temperature 0.0: it should be greater than 0."),
-        (["--model", "m", "--verifier", "no"], "error: --verifier no: there are math, reasoning-gym, exact"),
-        (["--model", "no/such/model"], "error: --model no/such/model does not exist."),
+        ("--model m --server-body [1]", "--server-body '[1]': expected a JSON object, such"),
+        ("--model m --temperature inf", "--temperature inf: it should be a finite number."),
+        ("--server http://s --timeout nan", "--timeout nan: it should be a finite number."),
+        ("--model m --temperature 0", "--temperature 0.0: it should be greater than 0."),
+        ("--model no/such/model", "--model no/such/model does not exist."),
     ],
 )
-def test_bad_options_are_one_sentence(tmp_path: Path, scored: Path, options: list[str], said: str) -> None:
+def test_bad_options_are_one_sentence(tmp_path: Path, scored: Path, options: str, sentence: str) -> None:
     out = tmp_path / "out"
-    done = run("difficulty", "rollout", scored, "--out", out, "--verifier", "exact", *options)
+    done = run("difficulty", "rollout", scored, "--out", out, "--verifier", "exact", *options.split())
     assert done.exit_code == 2
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(f"error: {sentence}")
     assert done.stderr.count("\n") == 1
     assert not out.exists()

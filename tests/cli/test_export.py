@@ -23,15 +23,11 @@ MORE = {
 def test_every_trainer_gets_a_file_and_settings_that_name_it(tmp_path: Path, trainer: str) -> None:
     scored = exports.make_set(tmp_path / "set", exports.sums())
     file = tmp_path / f"o u/{trainer}{profiles()[trainer].suffixes[0]}"
-    more = MORE.get(trainer, [])
-    result = gaincurate("export", scored, "--trainer", trainer, "--out", file, *more)
+    words = ("export", scored, "--trainer", trainer, "--out", file, *MORE.get(trainer, []))
+    result = gaincurate(*words)
     assert result.exit_code == 0, result.stderr
     assert f"{trainer}.{file.suffix[1:]}: 6 rows for {trainer} " in result.stderr
-    told = json.loads(
-        gaincurate(
-            "export", scored, "--trainer", trainer, "--out", file, "--overwrite", "--json", *more
-        ).stdout
-    )
+    told = json.loads(gaincurate(*words, "--overwrite", "--json").stdout)
     assert told["rows"] == 6
     assert told["made"]["trainer"] == trainer
     assert any(str(file.parent) in line for line in told["settings"])

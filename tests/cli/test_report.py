@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import runs
-from column_sets import column_set, ids
+from column_sets import column_set, rates_file
 from command import run
 from gaincurate.report.build import report
 from gaincurate.report.document import from_json, to_json
@@ -29,10 +29,7 @@ def scored(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rates(tmp_path: Path) -> Path:
-    wins = np.random.default_rng(1).integers(0, 9, 400)
-    path = tmp_path / "rates.parquet"
-    pq.write_table(pa.table({"gc_id": ids(400), "wins": wins, "losses": 8 - wins}), path)
-    return path
+    return rates_file(tmp_path / "rates.parquet", np.linspace(0, 1, 400))
 
 
 def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
@@ -90,25 +87,53 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     [
         (["--rollouts", "nowhere"], "error: --rollouts nowhere does not exist."),
         (["--rollouts", __file__], f"error: {__file__}: expected .jsonl, .parquet or .arrow"),
-        (
-            ["--rollouts", __file__, "--success", "0.5"],
-            "error: --success 0.5 is for rollout sets, which have",
-        ),
-        (["--group-column", "size"], "has no such column; it has question, task."),
-        (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
-        (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),
+        (["--group-column", "quesion"], "it has question, task; similar: question"),
     ],
 )
 def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: str) -> None:
     done = run("report", scored, *arguments)
-    assert done.exit_code == 2
+    assert (done.exit_code, done.stdout) == (2, "")
     assert sentence in done.stderr
-    assert done.stdout == ""
 
 
-def test_pass_rates_that_cannot_be_used_name_their_file(scored: Path, tmp_path: Path) -> None:
-    path = tmp_path / "r.parquet"
-    pq.write_table(pa.table({"gc_id": ["id00000"], "reward": [2.0]}), path)
-    done = run("report", scored, "--rollouts", path)
-    sentence = f"error: {path}: reward of 'id00000' is 2, outside 0 to 1.\n"
+def test_the_page_is_written_whole_and_the_summary_printed(scored: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = run("report", scored, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert f"{page}: written; open it in a browser." in done.stderr
+    assert "gc_angle" in done.stdout
+    text = page.read_text()
+    assert text.endswith("</html>")
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(" in text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_without_the_extra_or_address_space_it_says_so_before_it_works(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("report", scored / "not there", "-o", tmp_path / "report.html")
+    monkeypatch.setattr("resource.getrlimit", lambda what: (79 << 30, resource.RLIM_INFINITY))
+    space = "80 GiB of address space, of which the drawing library reserves 64, and the limit of this process is 79"
+    assert run(*command).stderr == f"error: --output needs {space} (`ulimit -v`).\n"
+    monkeypatch.setattr("gaincurate.cli.report.find_spec", lambda name: None)
+    done = run(*command)
+    sentence = "error: --output needs jinja2 and vl_convert: `pip install 'gaincurate[report]'`.\n"
     assert (done.exit_code, done.stderr) == (2, sentence)
+    assert run("report", scored).exit_code == 0
+
+
+def test_a_place_where_no_page_can_lie_is_refused_before_the_work(scored: Path, tmp_path: Path) -> None:
+    prompts, missing = tmp_path / "prompts.jsonl", tmp_path / "no" / "report.html"
+    prompts.write_text("{}\n")
+    for place, sentence in {
+        prompts: "exists and is not a report of gaincurate, so it is not overwritten.",
+        tmp_path: "is a folder: name a file, such as report.html.\n",
+        missing: f"lies in {missing.parent}, which is no folder: name a file",
+    }.items():
+        done = run("report", scored, "-o", place)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"error: --output {place} {sentence}")
+    assert prompts.read_text() == "{}\n"
+    page = tmp_path / "report.html"
+    assert [run("report", scored, "-o", page).exit_code for _ in range(2)] == [0, 0], "a report is"

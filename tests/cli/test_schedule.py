@@ -67,35 +67,6 @@ def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_ta
     assert "  the trainer's log ends: step 3: reward 0.5" in shown
 
 
-@pytest.mark.parametrize(
-    ("scoring", "sentence"),
-    [
-        ("--foo", "--scoring '--foo': it takes --device, --dtype, --backend, "),
-        ("--threads 2 --limit 3", "--trust-remote-code, and not --limit."),
-        ("--device 'cuda", "no closing quotation."),
-        ("--threads x", "Invalid value for '--threads': "),
-        ("--dtype int8", "Invalid value for '--dtype': "),
-        ("--device gpu", "--device gpu: expected auto, cpu, cuda or cuda:N."),
-    ],
-)
-def test_options_that_re_scoring_cannot_take_are_refused_at_the_start(
-    tmp_path: Path, scoring: str, sentence: str
-) -> None:
-    result = start(tmp_path, "--rescore", "round", "--scoring", scoring)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_options_that_re_scoring_takes_are_kept_and_nothing_is_said(tmp_path: Path) -> None:
-    result = start(
-        tmp_path, "--rescore", "round", "--scoring", "--device cpu --threads 1 --trust-remote-code"
-    )
-    assert (result.exit_code, result.stderr) == (0, "")
-    kept = Run(tmp_path / "run").config.rescore.options
-    assert kept == ["--device", "cpu", "--threads", "1", "--trust-remote-code"]
-
-
 def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> None:
     start(tmp_path, "--rescore", "off")
     command = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
@@ -111,10 +82,7 @@ def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("number", "exit_code", "what"),
-    [
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGTERM, 143, "ended by SIGTERM"),
-    ],
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")],
 )
 def test_a_signal_ends_the_trainer_and_it_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, exit_code: int, what: str
@@ -160,10 +128,14 @@ def test_a_dry_run_prints_the_newest_rounds_command_and_keeps_nothing(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--sigma", "x"], "strategy gain-rl: sigma = 'x': a width is a number of ranks"),
+        (["--scoring", "--foo"], "--scoring '--foo': it takes --device, --dtype, --backend, "),
+        (["--scoring", "--threads 2 --limit 3"], "--trust-remote-code, and not --limit."),
+        (["--scoring", "--device 'cuda"], "no closing quotation."),
+        (["--scoring", "--threads x"], "Invalid value for '--threads': "),
+        (["--scoring", "--dtype int8"], "Invalid value for '--dtype': "),
+        (["--scoring", "--device gpu"], "--device gpu: expected auto, cpu, cuda or cuda:N."),
         (["--set", "beta"], "--set beta: expected NAME=VALUE."),
         (["--reward-range", "5"], "--reward-range 5: expected two numbers, LO,HI."),
-        (["--min-coverage", "0"], "--min-coverage 0.0: it should be greater than 0."),
         (["--seed", str(2**64)], f"--seed {2**64}: it should be less than"),
     ],
 )
@@ -174,10 +146,14 @@ def test_bad_options_are_one_sentence(tmp_path: Path, options: list[str], senten
     assert not (tmp_path / "run").exists()
 
 
-def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
-    start(tmp_path, "--set", "alpha=3", "--set", "step_low=0", "--set", "scale=500")
-    params = Run(tmp_path / "run").facts["params"]
-    assert params == {
+def test_options_of_the_strategy_and_of_re_scoring_reach_the_run(tmp_path: Path) -> None:
+    scoring = ["--device", "cpu", "--threads", "1", "--trust-remote-code"]
+    options = ["--set", "alpha=3", "--set", "step_low=0", "--set", "scale=500"]
+    result = start(tmp_path, *options, "--rescore", "round", "--scoring", " ".join(scoring))
+    assert (result.exit_code, result.stderr) == (0, "")
+    run = Run(tmp_path / "run")
+    assert run.config.rescore.options == scoring
+    assert run.facts["params"] == {
         "sigma": "0.1N", "alpha": 3.0, "beta": 0.5, "scale": 500.0, "step_low": 0.0, "step_high": None
     }  # fmt: skip
 

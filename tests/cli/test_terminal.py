@@ -91,15 +91,20 @@ def test_an_excerpt_fits_and_is_at_least_half_of_the_width(text: str, width: int
     assert len(short) >= min(len(line), width // 2)
 
 
-def test_ls_lists_sets_and_rollouts_a_line_each(folder: Path) -> None:
-    listed = {entry["folder"]: entry for entry in json.loads(run("ls", folder, "--json").stdout)}
-    assert [Path(name).name for name in listed] == ["begun", "rollouts", "scored"]
-    assert [tuple(entry[key] for key in ("kind", "rows", "model", "state")) for entry in listed.values()] == [
-        ("scored set", None, "some-model", "not finished, 0 shards"),
-        ("rollout set", 9, "tiny", "finished"),
-        ("scored set", 3, "some-model", "finished"),
-    ]
-    assert len(run("ls", folder).stdout.splitlines()) == 4
+def test_ls_lists_sets_rollouts_and_runs_a_line_each(folder: Path) -> None:
+    runs.begin(folder, scored=folder / "sets" / "scored", strategy="uniform", budget=2, rounds=4)
+    listed = {
+        Path(entry.pop("folder")).name: entry for entry in json.loads(run("ls", folder, "--json").stdout)
+    }
+    assert {name: tuple(entry.values()) for name, entry in listed.items()} == {
+        "begun": ("scored set", None, "some-model", "not finished, 0 shards"),
+        "rollouts": ("rollout set", 9, "tiny", "finished"),
+        "run": ("run, uniform", 3, "the-model", "round 0 of 4 is planned"),
+        "set": ("scored set", 60, "some-model", "finished"),
+        "scored": ("scored set", 3, "some-model", "finished"),
+    }
+    assert list(listed["run"]) == ["kind", "rows", "model", "state"]
+    assert len(run("ls", folder).stdout.splitlines()) == 6
     assert run("ls", folder / "nowhere").exit_code == 2
 
 
@@ -126,15 +131,6 @@ def test_ls_passes_over_a_folder_that_cannot_be_read(folder: Path, monkeypatch: 
     refused = run("ls", folder / "locked")
     assert refused.exit_code == 1
     assert f"error: cannot read {folder / 'locked'}: permission is denied." in refused.stderr
-
-
-def test_ls_says_how_far_a_run_is(folder: Path) -> None:
-    scored = folder / "sets" / "scored"
-    runs.begin(folder, scored=scored, strategy="uniform", budget=2, rounds=4)
-    (entry,) = [
-        each for each in json.loads(run("ls", folder, "--json").stdout) if each["kind"].startswith("run")
-    ]
-    assert (entry["kind"], entry["rows"], entry["state"]) == ("run, uniform", 3, "round 0 of 4 is planned")
 
 
 def test_show_has_completions_with_rewards_worst_and_best_prompts_first(folder: Path) -> None:
@@ -167,4 +163,3 @@ def test_a_misspelt_choice_or_column_has_its_near_names_said(folder: Path) -> No
     assert "gain-rl" in run("schedule", "start", scored, *options).stderr
     derived = run("derive", scored, "--signal", "gc_anlge", "--length-free", "rank-in-bin")
     assert "similar: gc_angle" in derived.stderr
-    assert "similar: question" in run("report", scored, "--group-column", "quesion").stderr

@@ -1,44 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-import sets
 from gaincurate.core.files import write_lines
-from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
-from gaincurate.hygiene.findings import CHECKS
-from gaincurate.hygiene.options import HygieneOptions
-from questions import asking, left
-
-LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-EXACT = VerifierConfig(verifier="exact")
-
-
-def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:
-    """A set with a row for each check, and options for all of them."""
-    rows = [
-        sets.scored_row("fine", LONG),
-        sets.scored_row("again", LONG.upper()),
-        sets.scored_row("near", LONG + " please"),
-        sets.scored_row("long", "so many tokens", tokens=50),
-        sets.scored_row("leaked", "What is 2+2?"),
-        sets.scored_row("sentinel", "no answer"),
-        sets.scored_row("word", "in words"),
-        sets.scored_row("broken", r"which \boxed{} one?"),
-        sets.scored_row("one", "how tall?"),
-        sets.scored_row("two", "How tall?"),
-    ]
-    for row in rows:
-        row["answer"] = {"sentinel": "n/a", "word": "some number", "two": "5"}.get(row["gc_id"], "4")
-    (folder / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
-    scored = ScoredSet(sets.make_set(folder / "set", [rows[:4], rows[4:]], answer="answer"))
-    options = HygieneOptions(max_prompt_tokens=40, verifier=EXACT, evals=(str(folder / "eval.jsonl"),))
-    return scored, options
+from gaincurate.hygiene.options import CHECKS, HygieneConfig, HygieneOptions
+from questions import EXACT, LONG, asking, left, one_of_each
 
 
 def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
@@ -80,7 +53,7 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
     left_out = leave_out(scored, options)
     assert left_out.kept.tolist() == [True, *[False] * 9]
     assert left_out.counts == dict.fromkeys(CHECKS, 1) | {"conflicting-gold": 2}
-    listed = list(left_out.lines(scored))
+    listed = list(lines(scored, left_out.found))
     assert [line["gc_id"] for line in listed] == [
         "again", "near", "long", "leaked", "sentinel", "word", "broken", "one", "two"
     ]  # fmt: skip
@@ -97,21 +70,14 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
 
 def test_a_double_of_a_dropped_row_stays(tmp_path: Path) -> None:
     """A broken answer is dropped first, so that the same question with a good one is not lost as its double."""
-    rows = [
-        sets.scored_row("broken", "which?"),
-        sets.scored_row("good", "which?"),
-        sets.scored_row("more", "Which?"),
-    ]
-    for row, answer in zip(rows, [None, "4", "4"], strict=True):
-        row["answer"] = answer
-    scored = ScoredSet(sets.make_set(tmp_path / "set", [rows], answer="answer"))
+    scored = asking(tmp_path / "set", ["which?", "which?", "Which?"], [None, "4", "4"])
     options = HygieneOptions(("broken-gold", "duplicates"), verifier=EXACT)
     assert leave_out(scored, options).kept.tolist() == [False, True, False]
     found = search(scored, options)
     assert [(line["gc_id"], line["check"]) for line in lines(scored, found)] == [
-        ("broken", "broken-gold"),
-        ("good", "duplicates"),
-        ("more", "duplicates"),
+        ("id0000", "broken-gold"),
+        ("id0001", "duplicates"),
+        ("id0002", "duplicates"),
     ], "without dropping each check sees all rows"
 
 
@@ -122,24 +88,47 @@ def test_near_duplicates_alone_take_duplicates_too(tmp_path: Path) -> None:
     assert not any(one.hits for one in search(left(tmp_path / "once", scored, options), HygieneOptions()))
 
 
-def test_options_that_cannot_be(tmp_path: Path) -> None:
-    for given, sentence in (
-        ({"checks": ("doubles",)}, f"there is no check 'doubles'; there are {', '.join(CHECKS)}."),
-        ({"checks": ("overlong",)}, "overlong needs --max-prompt-tokens N, the trainer's limit."),
-        ({"checks": ("broken-gold",)}, "broken-gold needs --verifier NAME."),
-        ({"checks": ("contaminated",)}, "contaminated needs --eval FILE."),
-        (
-            {"checks": ("duplicates",), "evals": ("e.jsonl",)},
-            "--eval is for the check contaminated: name that too, or leave --eval out.",
-        ),
-        ({"overlap": 1.5}, "--overlap 1.5: a part from 0 to 1 is expected."),
+FOR = "is for the check"
+
+
+@pytest.mark.parametrize(
+    ("checks", "given", "sentence"),
+    [
+        ("doubles", {}, f"there is no check 'doubles'; there are {', '.join(CHECKS)}."),
+        ("overlong", {}, "overlong needs --max-prompt-tokens N, the trainer's limit."),
+        ("broken-gold", {}, "broken-gold needs --verifier NAME."),
+        ("contaminated", {}, "contaminated needs --eval FILE."),
+        ("duplicates", {"evals": ["e"]}, f"--eval {FOR} contaminated: name that too, or leave --eval out."),
+        (" duplicates,", {"verifier": "math"}, f"--verifier {FOR} broken-gold: name that too, or leave "),
+        ("", {"near": 0.9}, f"--near {FOR} near-duplicates: name that too, or leave --near out."),
+        ("duplicates", {"ngram": 5}, "--ngram 5 goes with --eval FILE."),
+        (None, {"overlap": 0.5}, "--overlap 0.5 goes with --eval FILE."),
+        (None, {"eval_column": "q"}, "--eval-column q goes with --eval FILE."),
+        (None, {"gold_as": "{answer}"}, "--gold-as '{answer}' goes with --verifier NAME."),
+    ],
+)
+def test_options_that_do_not_go_together(checks: str | None, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
+        HygieneConfig(**given).options(checks)
+
+
+def test_numbers_out_of_range_and_checks_that_leave_nothing(tmp_path: Path) -> None:
+    for name, value, bounds in (
+        ("overlap", 1.5, "0 to 1"),
+        ("ngram", 1, "2 to 100"),
+        ("near", 0.2, "0.3 to 1"),
     ):
-        with pytest.raises(InputError) as caught:
-            HygieneOptions(**given)
-        assert str(caught.value) == sentence
+        with pytest.raises(InputError, match=f"^--{name} {value}: expected a number from {bounds}\\.$"):
+            HygieneOptions(**cast("Any", {name: value}))
     scored = asking(tmp_path / "set", ["a?", "b?"])
-    with pytest.raises(InputError) as caught:
+    sentence = f"^every row of {scored.folder} would be dropped \\(overlong 2\\); nothing is written\\.$"
+    with pytest.raises(InputError, match=sentence):
         leave_out(scored, HygieneOptions(("overlong",), max_prompt_tokens=1))
-    assert str(caught.value) == (
-        f"every row of {scored.folder} would be dropped (overlong 2); nothing is written."
-    )
+
+
+def test_conflicts_are_looked_for_by_default_only_where_a_verifier_can_judge() -> None:
+    assert "conflicting-gold" not in HygieneOptions().chosen()
+    assert "conflicting-gold" in HygieneOptions(verifier=EXACT).chosen()
+    assert HygieneOptions(("conflicting-gold",), verifier=EXACT).chosen() == ["conflicting-gold"]
+    both = HygieneConfig(evals=["e"], ngram=2, overlap=1, near=0.9)
+    assert both.options("near-duplicates,contaminated").chosen() == ["contaminated", "near-duplicates"]

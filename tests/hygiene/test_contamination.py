@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, SourceError
+from gaincurate.errors import SourceError
 from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
-from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.hygiene.rows import CheckResult
 from questions import asking, left
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
@@ -138,5 +138,3 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     )
     with pytest.raises(SourceError, match="--eval nothing.parquet: nothing.parquet does not exist."):
         EvalIndex(["nothing.parquet"], None, 13)
-    with pytest.raises(InputError, match="--ngram 1: from 2 to 100 words."):
-        EvalIndex([str(file)], "text", 1)

@@ -9,34 +9,25 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import duplicates
-from gaincurate.hygiene.findings import CheckResult
+from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
-# Few texts, several of them the same but for case, white space or composition.
-TEXTS = st.sampled_from(
-    ["What is 1?", "what  is 1?", "what is 1 ?", "caf\u00e9?", "cafe\u0301?", "2\u00b3", "23"]
-)
+KINDS = {
+    "What is 1?": 1, "what  is 1?": 1, "what is 1 ?": 2, "caf\u00e9?": 3, "cafe\u0301?": 3, "2\u00b3": 4, "23": 5
+}  # fmt: skip
+"""Few texts, several of them the same but for case, white space or composition: those have one number."""
 
 
 def found(scored: ScoredSet) -> CheckResult:
     return duplicates(scored, np.ones(len(scored), bool), "answer")
 
 
-def same(one: str, other: str) -> bool:
-    """An oracle that knows the texts above."""
-    classes = [{"What is 1?", "what  is 1?"}, {"caf\u00e9?", "cafe\u0301?"}]
-    return one == other or any({one, other} <= kind for kind in classes)
-
-
-@given(st.lists(TEXTS, min_size=1, max_size=12))
+@given(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=12))
 def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hits = found(asking(Path(folder) / "set", texts)).hits
-        expected = {}
-        for place, text in enumerate(texts):
-            first = next(k for k, other in enumerate(texts) if same(text, other))
-            if first != place:
-                expected[place] = first
+        kinds = [KINDS[text] for text in texts]
+        expected = {k: kinds.index(kind) for k, kind in enumerate(kinds) if kinds.index(kind) != k}
         assert {hit.place: hit.other for hit in hits} == expected
         for hit in hits:
             assert hit.other is not None
@@ -44,18 +35,10 @@ def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -
 
 
 def test_roles_and_earlier_turns_tell_prompts_apart(tmp_path: Path) -> None:
-    def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
-        return [{"role": role, "content": content} for role, content in turns]
-
-    scored = asking(
-        tmp_path / "set",
-        [
-            chat(("user", "Hi")),
-            chat(("system", "Hi"), ("user", "Hi")),
-            chat(("user", "Hi"), ("assistant", "Hi"), ("user", "Hi")),
-            chat(("user", "HI ")),
-        ],
-    )
+    first, last = ("user", "Hi"), ("user", "HI ")
+    chats = [[first], [("system", "Hi"), first], [first, ("assistant", "Hi"), first], [last]]
+    prompts = [[{"role": role, "content": content} for role, content in turns] for turns in chats]
+    scored = asking(tmp_path / "set", prompts)
     assert [(hit.place, hit.other) for hit in found(scored).hits] == [(3, 0)]
 
 

@@ -7,11 +7,8 @@ import pytest
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import VerifierConfig
-from gaincurate.errors import InputError
-from gaincurate.hygiene.checks import broken_gold, conflicting_gold
-from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.golds import unusable_gold
-from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.hygiene.checks import broken_gold, conflicting_gold, unusable_gold
+from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
 
@@ -44,15 +41,6 @@ def test_broken_answers_are_named_with_the_reason_in_the_order_of_the_set(tmp_pa
     scored = asking(tmp_path / "set", ["a?", "b?", "c?"], ["1", "", "2"])
     found = broken_gold(scored, np.array([True, True, False]), "answer", VerifierConfig(verifier="exact"))
     assert [(hit.place, hit.reason) for hit in found.hits] == [(1, "the gold answer is empty")]
-
-
-def test_conflicts_are_looked_for_by_default_only_where_a_verifier_can_judge() -> None:
-    assert "conflicting-gold" not in HygieneOptions().chosen()
-    assert "conflicting-gold" in HygieneOptions(verifier=VerifierConfig(verifier="exact")).chosen()
-    both = HygieneOptions(("conflicting-gold",), verifier=VerifierConfig(verifier="exact"))
-    assert both.chosen() == ["conflicting-gold"]
-    with pytest.raises(InputError, match="--verifier is for the check broken-gold: name that too, or leave"):
-        HygieneOptions(("duplicates",), verifier=VerifierConfig(verifier="exact"))
 
 
 VALUES = ["12", "3/4", "7", r"\frac{1}{2}", "x^2+1", "$5$", "1,000", "2.5", "-3"]

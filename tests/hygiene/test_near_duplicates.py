@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import RECALL, Sketches, bands, jaccard, near_duplicates, shared
-from gaincurate.hygiene.findings import CheckResult
+from gaincurate.hygiene.rows import CheckResult
 from gaincurate.hygiene.words import Words
 from questions import asking
 
