@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import compare_world
-from gaincurate.compare import trl_arm
+from gaincurate.compare import arm
 from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import checked_comparison
 from gaincurate.compare.runner import compare
@@ -34,7 +34,7 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
         os.dup2(log, 1)
         os.dup2(log, 2)
         try:
-            trl_arm.main(job.folder)
+            arm.main(job.folder)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

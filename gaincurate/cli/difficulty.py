@@ -142,7 +142,7 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
         judged = [(f"{references['count']:,} references, {how}", references)]
         if others := figures["on_others"]:
             judged.append((f"{others['count']:,} observed prompts that are no references", others))
-        from gaincurate.report.predictions import quality
+        from gaincurate.report.contents import quality
 
         print_blocks(quality(judged, _WHAT[prediction.target]))
 

@@ -50,7 +50,7 @@ def report(
     Args:
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
-        rollouts: rollout sets or files of pass rates, see `read_rollouts`.
+        rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
         success: from which reward on a rollout of a rollout set is right.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
@@ -108,7 +108,7 @@ def report(
 def _wasted(observed: Sequence[Observed]) -> Estimate | None:
     """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
     for each in observed:
-        rates = each.rates.pass_rates
+        rates = each.rates
         if each.outcome.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
             share = wasted_groups(rates.wins, rates.losses)
             return Estimate(share.value, share.low, share.high, len(rates.ids))
@@ -119,29 +119,22 @@ def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> f
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
     pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
-        hashes, files = _sources_behind(name, computed)
+        left, seen, hashes, files = [name], set[str](), set[str](), set[str]()
+        while left:  # also by way of other computed columns
+            column = left.pop()
+            how = computed.get(column, {}).get("how")
+            if column not in seen and isinstance(how, dict):
+                seen.add(column)
+                hashes |= set(hashes_in(how))
+                files |= set(hashes_in(how.get("outcomes"), "file"))
+                left += how.get("of") or {}
         for each in observed:
-            outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.pass_rates.source)})
+            outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.source)})
             if same or Path(outcome.path).name in files:  # a run goes on, rollouts are added
                 pairs |= {(name, target) for target in (outcome.name, outcome.learnability or "")}
                 made = f"{name} was made from {'' if same else 'another state of '}{outcome.name}"
                 table.notes.append(f"{made} and is not judged by it.")
     return frozenset(pairs)
-
-
-def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set[str]]:
-    """Hashes and names of the files that a column was made from, also by way of other computed columns."""
-    left, seen = [name], set[str]()
-    hashes, files = set[str](), set[str]()
-    while left:
-        column = left.pop()
-        how = computed.get(column, {}).get("how")
-        if column not in seen and isinstance(how, dict):
-            seen.add(column)
-            hashes |= set(hashes_in(how))
-            files |= set(hashes_in(how.get("outcomes"), "file"))
-            left += how.get("of") or {}
-    return hashes, files
 
 
 def _middle(present: Floats) -> tuple[float, float]:
@@ -181,14 +174,10 @@ def _log_edges(lengths: Floats) -> Floats:
 def run_story(run: Run) -> Json:
     """The facts of a run, round by round."""
     facts = status(run)
-    same = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]
     for entry in rounds:  # 0: no line of outcomes had tokens
         entry["completion_tokens"] = entry["completion_tokens"] or None
-    return {
-        "folder": facts["run"],
-        **{name: facts[name] for name in same},
-        "rounds": rounds,
-        **{name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")},
-        "predictions": facts["difficulty"],
-    }
+    names = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
+    seconds = {name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")}
+    same = {name: facts[name] for name in names}
+    return {"folder": facts["run"], **same, "rounds": rounds, **seconds, "predictions": facts["difficulty"]}

@@ -30,15 +30,14 @@ from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column, Outcome
-from gaincurate.report.formatting import shown
-from gaincurate.report.html import environment
+from gaincurate.report.html import page
+from gaincurate.report.parts import shown
 from gaincurate.report.table import Groups, Table, is_number, likely_groups
 
 MOST = 50_000
 """Rows of a page, at most. Browsers hold them: with prompts of 300 characters it is 25 MB."""
 _CHARACTERS = 40_000_000
-_LONGEST = (8000, 4000, 2000, 1000, 400)
-"""Lengths at which texts are cut: the first one at which all of them have at most `_CHARACTERS`."""
+_LONGEST = (8000, 4000, 2000, 1000, 400)  # where texts are cut: the first one that keeps to `_CHARACTERS`
 _SAMPLE = 2048  # embeddings that the map's two directions are taken from
 _ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -56,10 +55,10 @@ def to_html(
         outcomes: pass rates that `--rollouts` of `export` reads as the table has them.
         report: the report's page, as a link from this one.
     """
-    template = environment("gaincurate.report").get_template("explore.html.j2")
     script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
     data = page_data(scored, table, outcomes)
-    return template.render(
+    return page(
+        "explore.html.j2",
         folder=str(scored.place),
         model=str(scored.identity["model"]["name"]),
         report=report,
@@ -86,10 +85,9 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
         ids += part.column(ID).to_pylist()
         texts += questions(part, identity)
         answers += [] if answer is None else map(_as_text, column_values(part, answer))
-    every, longest = [*texts, *answers], _LONGEST[-1]
-    for length in reversed(_LONGEST):
-        if sum(min(len(text), length) for text in every) <= _CHARACTERS:
-            longest = length
+    sizes = [len(text) for text in (*texts, *answers)]
+    fitting = (length for length in _LONGEST if sum(min(size, length) for size in sizes) <= _CHARACTERS)
+    longest = next(fitting, _LONGEST[-1])
     rates = {outcome.name: outcome.path for outcome in outcomes if outcome.source == "rollouts"}
     if len(set(rates.values())) < len(rates):  # a file of several policies, which no condition can name
         rates = {}
@@ -97,7 +95,7 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
     return {
         "of": len(scored),
         "rows": len(rows),
-        "longest": longest if max(map(len, every), default=0) > longest else None,
+        "longest": longest if max(sizes, default=0) > longest else None,
         "ids": ids,
         "prompts": [shown(text[:longest]) for text in texts],
         "answers": None if answer is None else [shown(text[:longest]) for text in answers],

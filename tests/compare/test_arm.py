@@ -9,6 +9,7 @@ import pytest
 import runs
 from gaincurate.compare.arm import Costs
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.schedule.rounds import advance
 
 
 def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path:
         for gc_id, sample, reward, step in rollouts
     ]
     runs.write(run, 0, lines)
-    found = Costs(run, 1.0).step(0, 1)
+    found = Costs(run).step(0, 1)
     assert (found["rollouts"], found["prompts"], found["completion_tokens"]) == (6, 3, 30)
     assert found["effective"] == pytest.approx(1 / 3)
     assert found["reward"] == 0.75
@@ -36,5 +37,8 @@ def test_a_scoring_pass_is_charged_to_the_rounds_that_were_drawn_after_it(tmp_pa
     for round_ in (0, 1):
         runs.some_set(run.folder / "scores" / f"{round_:05d}", rows=6)
     one = sum(ScoredSet(run.folder / "scores/00000").column("gc_prompt_tokens").to_pylist())
-    costs = Costs(run, 0.5)
-    assert [costs.rescoring(newest) for newest in range(3)] == [0, round(one / 2), one]
+    for _ in range(2):
+        runs.report(run)
+        advance(run)
+    costs = Costs(run)
+    assert [costs.to_draw(newest) for newest in (0, 2, 1)] == [(0, 0), (0, 2 * one), (0, one)]

@@ -87,7 +87,7 @@ def test_an_arm_keeps_the_shares_of_groups_and_pays_for_clusters(tmp_path: Path)
     comparison = checked_comparison(LEAST | {"model": "some-model", "arms": [by_source, clustered]})
     arms = {arm.name: arm for arm in comparison.arms}
     assert (arms["s"].needs_scores, arms["c"].needs_scores) == (False, True)
-    runs = [ArmJob(comparison, arms[name], 0, tmp_path)._schedule() for name in "sc"]
+    runs = [ArmJob(comparison, arms[name], 0, tmp_path).schedule() for name in "sc"]
     assert [(run.stratify, run.clusters, run.group_weights) for run in runs] == [
         ("source", None, {"a": 1.0, "b": 2.0}),
         ("embedding", 5, None),

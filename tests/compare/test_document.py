@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import compare_results
-from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
+from gaincurate.compare.document import (
+    Steps,
+    about_arm,
+    about_length,
+    document,
+    headline,
+    notes,
+    over_time,
+    pass_at,
+    with_angle,
+)
 from gaincurate.compare.results import PER_STEP, read_results
-from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.stats import spearman_given
 
 Json = dict[str, Any]

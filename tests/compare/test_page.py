@@ -12,7 +12,7 @@ import compare_results
 from gaincurate.compare.contents import to_html
 from gaincurate.compare.document import document
 from gaincurate.compare.results import read_results
-from gaincurate.report.formatting import signed, typeset
+from gaincurate.report.parts import signed, typeset
 from html_reader import Reader
 
 ARMS = {"uniform": 0.0, "length": -0.1, "angle": 0.05, "nll": 0.1, "variance": 1.0}

@@ -15,7 +15,7 @@ import pytest
 import tiny
 from compare_command import kill_when_there, toml
 from compare_world import TRAIN
-from gaincurate.compare import trl_arm
+from gaincurate.compare.arm import main
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
 from gaincurate.compare.runner import JOBS, compare, environment
@@ -240,7 +240,7 @@ def test_judging_goes_on_where_weights_are_gone(compared: Path) -> None:
     before = (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes()
     (job / "marks" / "1" / "rollouts" / "manifest.json").unlink()
     with contextlib.chdir(ROOT):
-        trl_arm.main(job)
+        main(job)
     assert (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes() == before
 
 

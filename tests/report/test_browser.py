@@ -9,7 +9,7 @@ import pytest
 import documents
 from chromium import FAINT, Chromium
 from gaincurate.report.contents import to_html
-from gaincurate.report.formatting import shown
+from gaincurate.report.parts import shown
 
 pytestmark = pytest.mark.slow
 

@@ -24,8 +24,8 @@ from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, from_json, to_json
-from gaincurate.report.formatting import number
 from gaincurate.report.length_free import derive
+from gaincurate.report.parts import number
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 

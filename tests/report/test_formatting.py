@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.report import formatting
+from gaincurate.report import parts as formatting
 
 
 @pytest.mark.parametrize(

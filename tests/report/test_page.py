@@ -13,8 +13,8 @@ import documents
 from column_sets import column_set
 from gaincurate.report.build import report
 from gaincurate.report.contents import to_html
-from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
+from gaincurate.report.parts import typeset
 from gaincurate.report.verdict import alike
 from html_reader import Reader
 

@@ -8,15 +8,15 @@ from gaincurate.cli.report import print_parts
 from gaincurate.core.stats import Estimate
 from gaincurate.report.contents import groups
 from gaincurate.report.document import GroupRate
-from gaincurate.report.parts import Block, Figure, Legend, Part, Picture, Table, figure, records
+from gaincurate.report.parts import Block, Figure, Legend, Part, Picture, Table, cell, records
 
 
 def test_a_figure_has_its_interval_and_half_the_width_of_it() -> None:
-    assert figure(Estimate(-0.22, -0.3, -0.14, 90)) == ("−0.22", "−0.30 to −0.14", "±0.08")
-    assert figure(Estimate(1.234, 1.1, 1.4, 9), signed=False) == ("1.23", "1.10 to 1.40", "±0.15")
-    assert figure(Estimate(0.5, 0.499, 0.501, 9)).half == "±0.001"
-    assert figure(Estimate(0.5, None, None, 9)) == ("+0.50", "", "")
-    assert figure(Estimate(None, None, None, 0)) == ("–", "", "")
+    assert cell("pearson", Estimate(-0.22, -0.3, -0.14, 90)) == ("−0.22", "−0.30 to −0.14", "±0.08")
+    assert cell("ratio", Estimate(1.234, 1.1, 1.4, 9)) == ("1.23", "1.10 to 1.40", "±0.15")
+    assert cell("pearson", Estimate(0.5, 0.499, 0.501, 9))[2] == "±0.001"
+    assert cell("pearson", Estimate(0.5, None, None, 9)) == ("+0.50", "", "")
+    assert cell("pearson", Estimate(None, None, None, 0)) == ("–", "", "")
 
 
 def test_the_columns_of_records_are_their_fields_by_what_they_hold() -> None:
