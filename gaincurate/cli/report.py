@@ -185,7 +185,7 @@ def report(
 
             if beside is not None:
                 from gaincurate.report import explore as prompts
-                from gaincurate.report.observed import observed_table
+                from gaincurate.report.build import observed_table
 
                 scored = ScoredSet(folder)
                 table, *_ = observed_table(scored, **inputs)

@@ -45,23 +45,15 @@ from gaincurate.schedule.strategies.dots import DotsOptions
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
-TRAINED = 0.9
-"""The share of an arm's work that is training; the rest is judging."""
-STEP = "gaincurate/step"
-"""The key of a trainer's log entry with the cost of the step."""
+TRAINED = 0.9  # the share of an arm's work that is training; the rest is judging
+STEP = "gaincurate/step"  # the key of a trainer's log entry with the cost of the step
 _OF_SCHEDULE = {"strategy", "by", "ascending", "rescore", "stratify", "clusters", "group_weights"}
+Rewards = list[float | None]
 _OF_A_MODEL = (".json", ".safetensors", ".txt", ".jinja", ".model")
 
 
 class ArmJob:
-    """One arm with one seed.
-
-    Args:
-        comparison: with the settings that all share.
-        arm: what is different.
-        seed: one of the comparison's.
-        folder: its own.
-    """
+    """One arm with one seed, in a folder of its own; `comparison` has the settings that all arms share."""
 
     def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
         self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
@@ -91,11 +83,7 @@ class ArmJob:
         return read_sealed(path)["share"] if path.exists() else 0.0
 
     def prepare(self) -> None:
-        """Open the arm's run and write what its process needs to know; the run is opened once.
-
-        Raises:
-            InputError: the strategy cannot do with the set or an option.
-        """
+        """Open the arm's run, unless it is open, and write what its process needs to know."""
         make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self.schedule())
@@ -128,30 +116,6 @@ class ArmJob:
             },
         )
 
-    @property
-    def trainer(self) -> dict[str, Any]:
-        """Fields of TRL's GRPOConfig; `[train]` may change the first ones alone."""
-        comparison = self.comparison
-        rollouts = comparison.prompts_of(self.arm) * comparison.group
-        return {
-            "learning_rate": comparison.learning_rate,
-            "lr_scheduler_type": "constant",
-            "report_to": "none",
-            "disable_tqdm": True,
-            **comparison.train,
-            "per_device_train_batch_size": rollouts // comparison.micro_batches,
-            "num_generations": comparison.group,
-            "max_completion_length": comparison.max_tokens,
-            "temperature": comparison.temperature,
-            "shuffle_dataset": False,
-            "logging_strategy": "steps",
-            "logging_steps": 1,
-            "save_strategy": "steps",
-            "save_steps": comparison.steps_of(self.arm),
-            "save_total_limit": 2,
-            "seed": self.number,
-        }
-
     def scoring(self) -> int:
         """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""
         if not self.arm.needs_scores:
@@ -160,14 +124,10 @@ class ArmJob:
         return round(tokens * self.comparison.prefill_weight) + self.arm.spent_before
 
     def work(self, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
-        """Train to the last mark and judge all of them; the seconds that it took.
+        """Train to the last mark and judge all of them, in a process; the seconds that it took.
 
-        Args:
-            environment: of its process, besides this one's.
-            watch: called now and then with the seconds so far; what it raises ends the process.
-
-        Raises:
-            TrainerError: it failed; what it saved is kept.
+        `watch` is called now and then with the seconds so far, and what it raises ends the process. A process
+        that fails is a TrainerError, and what it saved is kept.
         """
         command = [sys.executable, "-m", "gaincurate.compare.arm", str(self.folder)]
         try:
@@ -244,46 +204,45 @@ def prompt_tokens(scored: ScoredSet) -> int:
     return int(pc.sum(scored.column("gc_prompt_tokens")).as_py())
 
 
-class Costs:
-    """The tokens that a run has cost.
+class Marks:
+    """Counts generated tokens, has a checkpoint saved at each mark, and ends the training at the last one.
 
-    Args:
-        run: the run.
+    A callback of the trainer, after the one that follows the run, which reports a step's outcomes before they
+    are counted here. Seconds are counted since `begun`, by `time.monotonic`.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._rounds: list[tuple[int, int]] = []
+    def __init__(self, job: ArmJob, run: Run, begun: float) -> None:
+        self._job, self._run, self._begun = job, run, begun
+        self._marks, self._scoring = job.comparison.mark_tokens, job.scoring()
+        self._round, self._trained, self._before = 0, 0, 0.0
+        self._to_draw: list[tuple[int, int]] = []
+        self._last: Json | None = None
         columns = [run.scored.column(name).to_pylist() for name in (ID, "gc_angle", "gc_prompt_tokens")]
         self._prompts = {gc_id: facts for gc_id, *facts in zip(*columns, strict=True)}
 
-    def to_draw(self, newest: int) -> tuple[int, int]:
-        """Tokens that all rounds up to `newest` cost before they were drawn.
-
-        Returns:
-            Completion tokens of reference rollouts, and prompt tokens that checkpoints scored again.
-        """
-        for round_ in range(len(self._rounds), newest + 1):
+    def spent(self) -> Json:
+        """Tokens up to now, in all and by what they were spent on."""
+        for round_ in range(len(self._to_draw), self._round + 1):
             references = self._run.plan(round_).get("references") or {}
             again = self._run.folder.glob(f"scores/{round_ - 1:05d}*")
             scored = (ScoredSet(path, verify=False) for path in again if (path / MANIFEST).exists())
-            self._rounds.append(
-                (int(references.get("completion_tokens") or 0), sum(map(prompt_tokens, scored)))
-            )
-        references, scored_again = map(sum, zip(*self._rounds[: newest + 1], strict=True))
-        return references, scored_again
+            completions = int(references.get("completion_tokens") or 0)
+            self._to_draw.append((completions, sum(map(prompt_tokens, scored))))
+        completions, scored_again = map(sum, zip(*self._to_draw[: self._round + 1], strict=True))
+        parts = {
+            "scoring": self._scoring,
+            "rescoring": round(scored_again * self._job.comparison.prefill_weight),
+            "references": completions,
+            "training": self._trained,
+        }
+        return {"tokens": sum(parts.values()), **parts}
 
-    def step(self, round_: int, step: int) -> Json:
-        """Summarize the outcomes of one optimizer step; of a step that was repeated, the last time.
+    def measure(self, step: int) -> Json:
+        """The columns of `results.SCHEMAS` for an optimizer step; of one that was repeated, the last time.
 
-        Returns:
-            The step's columns of `results.SCHEMAS`; `effective` is the share of prompts whose rollouts differ
-            in reward, those with an advantage other than 0.
-
-        Raises:
-            KeyError: a prompt that the scored set does not have.
+        `effective` is the share of prompts whose rollouts differ in reward and so have an advantage.
         """
-        run = self._run
+        run, round_ = self._run, self._round
         lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
         last = {(line.gc_id, line.sample): line for line in lines if line.step == step}.values()
         rewards: dict[str, list[float]] = {line.gc_id: [] for line in last}
@@ -302,41 +261,11 @@ class Costs:
             "angle": fmean(angles) if angles else None,
         }
 
-
-class Marks:
-    """Counts generated tokens, has a checkpoint saved at each mark, and ends the training at the last one.
-
-    A callback of the trainer, after the one that follows the run, which reports a step's outcomes before they
-    are counted here.
-
-    Args:
-        job: the arm.
-        run: its run.
-        begun: since when its seconds are counted, by `time.monotonic`.
-    """
-
-    def __init__(self, job: ArmJob, run: Run, begun: float) -> None:
-        self._job, self._run, self._marks = job, run, job.comparison.mark_tokens
-        self._scoring, self._begun = job.scoring(), begun
-        self._last: Json | None = None
-
-    def spent(self) -> Json:
-        """Tokens up to now, in all and by what they were spent on."""
-        references, again = self._costs.to_draw(self._round)
-        parts = {
-            "scoring": self._scoring,
-            "rescoring": round(again * self._job.comparison.prefill_weight),
-            "references": references,
-            "training": self._trained,
-        }
-        return {"tokens": sum(parts.values()), **parts}
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
-        self._costs = Costs(self._run)  # the run may have gone back
-        start = {"training": 0, "seconds": 0.0, "round": 0}
-        *_, last = start, *(entry[STEP] for entry in state.log_history if STEP in entry)
-        self._trained, self._before, self._round = (last[name] for name in start)
+        self._to_draw.clear()  # the run may have gone back
+        if logs := [entry[STEP] for entry in state.log_history if STEP in entry]:
+            self._round, self._trained, self._before = (logs[-1][k] for k in ("round", "training", "seconds"))
         if state.global_step:
             self.on_save(args, state, control)
         if self.spent()["tokens"] >= self._marks[-1]:
@@ -345,7 +274,7 @@ class Marks:
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count the step, and have a checkpoint saved where it passed a mark."""
         self._round = self._run.round
-        self._last = self._costs.step(self._round, state.global_step)
+        self._last = self.measure(state.global_step)
         self._trained += self._last["completion_tokens"]
         spent = self.spent()["tokens"]
         if self._passed(spent):
@@ -413,19 +342,38 @@ def train(job: ArmJob) -> None:
         """Without the events that `Marks` has nothing to do with."""
 
     run, comparison, replay = Run(job.folder / RUN), job.comparison, job.arm.replay
+    prompts = comparison.prompts_of(job.arm)
+    settings = {
+        "learning_rate": comparison.learning_rate,
+        "lr_scheduler_type": "constant",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **comparison.train,  # which may change the ones before alone
+        "output_dir": str(job.folder / TRAINER),
+        "num_train_epochs": run.config.rounds,
+        "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
+        "num_generations": comparison.group,
+        "max_completion_length": comparison.max_tokens,
+        "temperature": comparison.temperature,
+        "shuffle_dataset": False,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": comparison.steps_of(job.arm),
+        "save_total_limit": 2,
+        "seed": job.number,
+    }
     with VerifierPool(VerifierConfig(comparison.verifier, workers=1)) as pool:
         options: dict[str, Any] = {
             "model": model_at_start(comparison),
             "reward_funcs": verified(run.scored, comparison, pool),
-            "args": trl.GRPOConfig(
-                output_dir=str(job.folder / TRAINER), num_train_epochs=run.config.rounds, **job.trainer
-            ),
+            "args": trl.GRPOConfig(**settings),
             "train_dataset": dataset(run.folder),
         }
         if replay is None:
             trainer = trl.GRPOTrainer(**options)
         else:
-            buffer = {"capacity": comparison.prompts_of(job.arm), **replay.model_dump(exclude_none=True)}
+            buffer = {"capacity": prompts, **replay.model_dump(exclude_none=True)}
             trainer = ReplayGRPOTrainer(**options, replay=Replay(**buffer))
         begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
         attach(trainer, run.folder)
@@ -433,15 +381,13 @@ def train(job: ArmJob) -> None:
         trainer.train(resume_from_checkpoint=True)
 
 
-def verified(
-    scored: ScoredSet, comparison: Comparison, pool: VerifierPool
-) -> Callable[..., list[float | None]]:
+def verified(scored: ScoredSet, comparison: Comparison, pool: VerifierPool) -> Callable[..., Rewards]:
     """A reward function that asks the verifier; None where it could not judge."""
     column = answer_column(scored, comparison.answer_column, needed=":" not in comparison.verifier)
     ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
     prompts: dict[str, Prompt] = {}
 
-    def reward(completions: Sequence[Any], gc_id: Sequence[str], **columns: Any) -> list[float | None]:
+    def reward(completions: Sequence[Any], gc_id: Sequence[str], **columns: Any) -> Rewards:
         if unknown := sorted(set(gc_id) - prompts.keys()):
             places = pc.index_in(pa.array(unknown, pa.string()), value_set=ids).to_numpy()
             prompts.update(zip(unknown, read_prompts(scored, places, column), strict=True))

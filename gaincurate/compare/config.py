@@ -314,12 +314,10 @@ def read_comparison(path: Path) -> Comparison:
             settings = toml_value(read_text(path))
     except ValueError as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
-    for name in ("scored", "heldout"):
-        if isinstance(settings.get(name), str):
-            settings[name] = str((path.parent / settings[name]).resolve())
-    model = settings.get("model")
-    if isinstance(model, str) and (path.parent / model).exists():
-        settings["model"] = str((path.parent / model).resolve())
+    for name in ("scored", "heldout", "model"):
+        value = settings.get(name)
+        if isinstance(value, str) and (name != "model" or (path.parent / value).exists()):
+            settings[name] = str((path.parent / value).resolve())
     return checked_comparison(settings, str(path))
 
 

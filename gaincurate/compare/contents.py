@@ -79,8 +79,8 @@ def _final(comparison: Json) -> Part:
         }
         for arm in arms
     ]
-    names = [f"seed_{seed}" for seed in comparison["setting"]["seeds"]]
-    seeds = [{"arm": arm["arm"], **dict(zip(names, arm["accuracy_by_seed"], strict=True))} for arm in arms]
+    names = ["arm", *(f"seed_{seed}" for seed in comparison["setting"]["seeds"])]
+    seeds = [dict(zip(names, [arm["arm"], *arm["accuracy_by_seed"]], strict=True)) for arm in arms]
     caption = "ratios are of what an arm and the baseline spent until the baseline's final accuracy"
     blocks: list[Block] = [
         "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "

@@ -15,29 +15,13 @@ from statistics import fmean
 
 import numpy as np
 
+from gaincurate.compare import verdict
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import (
-    FEWEST_TASKS,
-    MASS,
-    OTHERS,
-    THESE,
-    Claim,
-    Difference,
-    Ints,
-    Pairs,
-    Reached,
-    Resampled,
-    bands,
-    differences,
-    differences_over_tasks,
-    pairs_with,
-    reached,
-    resample,
-    task_count,
-)
+from gaincurate.compare.verdict import OTHERS, THESE, Claim, Ints, Resampled
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_value
 from gaincurate.core.stats import Floats, spearman, spearman_given
+from gaincurate.report.parts import listed
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 2
@@ -45,8 +29,7 @@ FORMAT = 2
 _UNSET = {"options": {}, "rescore": {}, "spent_before": 0, "stratify": "none"}
 Steps = Mapping[str, Floats]
 _COSTS = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
-PARTS = 10
-"""How many parts of the budget `over_time` tells of."""
+PARTS = 10  # of the budget, in `over_time`
 _FEWEST = 10  # steps, under which a correlation says nothing
 _MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
 _SAME = "no difference seen"
@@ -62,15 +45,16 @@ def document(results: Results) -> Json:
     arms, codes = results.arms, None
     if results.tasks is not None:
         codes = np.unique(results.tasks, return_inverse=True)[1].astype(np.int64)
-    resampled = resample(results.accuracy, codes)
-    claim: Claim = OTHERS if codes is not None and task_count(codes) >= FEWEST_TASKS else THESE
+    resampled = verdict.resample(results.accuracy, codes)
+    tasks_vary = codes is not None and verdict.task_count(codes) >= verdict.FEWEST_TASKS
+    claim: Claim = OTHERS if tasks_vary else THESE
 
-    def family(pairs: Pairs) -> dict[str, Json]:
+    def family(pairs: verdict.Pairs) -> dict[str, Json]:
         """Of each arm: its difference for the headline's claim, and for every claim that can be made."""
-        rows = {THESE: _by_arm(differences(arms, resampled, pairs))}
+        rows = {THESE: _by_arm(verdict.differences(arms, resampled, pairs))}
         if codes is not None and claim == OTHERS:
             last = results.accuracy[:, -1]
-            rows[OTHERS] = _by_arm(differences_over_tasks(arms, last, codes, pairs, resampled.apart))
+            rows[OTHERS] = _by_arm(verdict.differences_over_tasks(arms, last, codes, pairs, resampled.apart))
         return {
             arm: {**row, "claim": claim, "claims": {each: rows[each][arm] for each in rows}}
             for arm, row in rows[claim].items()
@@ -79,14 +63,14 @@ def document(results: Results) -> Json:
     controls = results.facts.get("controls", {})
     spent, budget = results.costs["tokens"].mean(axis=2), float(results.comparison["budget_tokens"])
     compared = {
-        "difference": family(pairs_with(arms, BASELINE)),
-        "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
+        "difference": family(verdict.pairs_with(arms, BASELINE)),
+        "against_length": family(verdict.pairs_with(arms, SECOND, without=[BASELINE])),
         "against_control": family(
             [(arms.index(a), arms.index(b)) for a, b in controls.items() if a in arms and b in arms]
         ),
-        "reached": _by_arm(reached(arms, spent, budget, resampled, BASELINE)),
+        "reached": _by_arm(verdict.reached(arms, spent, budget, resampled, BASELINE)),
     }
-    edges = bands(resampled)
+    edges = verdict.bands(resampled)
     measures = {
         "format": FORMAT,
         "setting": _setting(results, claim, codes),
@@ -109,7 +93,7 @@ def _setting(results: Results, claim: Claim, codes: Ints | None) -> Json:
     comparison, facts, tasks = results.comparison, results.facts, None
     if results.tasks is not None and codes is not None:
         counts = Counter(sorted(results.tasks))
-        tasks = {"columns": facts.get("tasks"), "count": len(counts), "effective": task_count(codes)}
+        tasks = {"columns": facts.get("tasks"), "count": len(counts), "effective": verdict.task_count(codes)}
         tasks["prompts"] = counts
     return {
         "comparison": comparison,
@@ -133,11 +117,11 @@ def _learned(resampled: Resampled, base: int) -> Json:
     value = resampled.curves[base, -1] - resampled.curves[base, 0]
     if not len(resampled.draws):
         return {"value": value, "interval": None}
-    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), MASS)
+    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), verdict.MASS)
     return {"value": value, "interval": [value - half, value + half]}
 
 
-def _by_arm(rows: Sequence[Difference | Reached]) -> dict[str, Json]:
+def _by_arm(rows: Sequence[verdict.Difference | verdict.Reached]) -> dict[str, Json]:
     """The fields of each row but the arm's name, by that."""
     return {row.arm: {name: value for name, value in asdict(row).items() if name != "arm"} for row in rows}
 
@@ -294,7 +278,7 @@ def _where(setting: Json) -> str:
 
 def _summary(answers: Mapping[str, str], baseline: str, where: str = "") -> str:
     better, worse = (
-        _listed([arm for arm, a in answers.items() if a == wanted]) for wanted in ("better", "worse")
+        listed([arm for arm, a in answers.items() if a == wanted]) for wanted in ("better", "worse")
     )
     same = sum(answer == _SAME for answer in answers.values())
     parts = [
@@ -386,7 +370,7 @@ def _with_points(rows: list[tuple[str, Json]]) -> str:
     parts = []
     for answer in ("better", "worse"):
         named = [f"{arm} ({_points(row)})" for arm, row in rows if row["answer"] == answer]
-        parts += [f"{answer}: {_listed(named)}"] if named else []
+        parts += [f"{answer}: {listed(named)}"] if named else []
     if same := sum(row["answer"] == _SAME for _, row in rows):
         parts.append(f"{_SAME}: {same if parts else 'all'} of {len(rows)}")
     return "; ".join(parts)
@@ -443,8 +427,8 @@ def notes(document: Json, left_out: int) -> list[str]:
     elif seeds > 1 and setting["claim"] == THESE:
         sentences.append(
             f"The verdicts are about more prompts of these {tasks['count']} tasks, which say as much as "
-            f"{tasks['effective']:.1f} of equal size. With fewer than {FEWEST_TASKS} nothing is said of "
-            "other tasks."
+            f"{tasks['effective']:.1f} of equal size. With fewer than {verdict.FEWEST_TASKS} nothing is said "
+            "of other tasks."
         )
     if left_out:
         sentences.append(
@@ -452,7 +436,3 @@ def notes(document: Json, left_out: int) -> list[str]:
             "judged."
         )
     return sentences
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -25,8 +25,7 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 
-FACTS, RESULTS = "comparison.json", "results"
-"""Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
+FACTS, RESULTS = "comparison.json", "results"  # what was asked for, and the folder of the tables
 EVALUATIONS, MARKS, STEPS, TASKS = "evaluations", "marks", "steps", "tasks"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 Tables = Mapping[str, pa.Table]
@@ -101,8 +100,7 @@ class Results:
     @property
     def accuracy(self) -> Floats:
         """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
-        shares: Floats = self.right / self.samples
-        return shares
+        return np.asarray(self.right / self.samples)
 
 
 def read_results(out: Path) -> Results:

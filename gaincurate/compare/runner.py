@@ -55,15 +55,11 @@ def compare(
     *,
     tune: bool = False,
 ) -> None:
-    """Train and judge what is left of a comparison, and write its tables.
+    """Train and judge what is left of a comparison, so many arms at a time, and write its tables into `out`.
 
-    Args:
-        comparison: the settings.
-        out: its folder.
-        progress: hears how it goes.
-        workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
-        tune: find a learning rate and a size of a step for uniform sampling first, which all arms then
-            have. A folder that was begun so goes on so, whether or not it is asked for again.
+    What is measured does not depend on the number of `workers`, but for the seconds. With `tune`, the best
+    settings of uniform sampling are found first, which all arms then have. A folder that was begun so goes on
+    so, whether or not it is asked for again.
 
     Raises:
         InputError: a set, an arm or a setting is not right.
@@ -89,10 +85,9 @@ def compare(
             facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
         _prepare(jobs, begun)
         write_sealed(out / FACTS, facts)
-        start = out / START
-        if not (start / MANIFEST).exists():
+        if not (out / START / MANIFEST).exists():
             progress.note("judging the model at the start")
-            roll_out(judging(comparison, model_at_start(comparison), start))
+            roll_out(judging(comparison, model_at_start(comparison), out / START))
         _work(jobs, progress, workers)
         collect(comparison, out, jobs)
 
@@ -106,8 +101,7 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
         done, or None.
 
     Raises:
-        InputError: what the comparison would refuse before the first training.
-        OutputError: the folder holds something else.
+        InputError, OutputError: what the comparison would refuse before the first training.
     """
     check(comparison)
     check_means(comparison)
@@ -173,11 +167,7 @@ def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob
 
 
 def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
-    """Have all jobs done, so many at a time.
-
-    Raises:
-        TrainerError: a job failed; the others were tried before it is said.
-    """
+    """Have all jobs done, so many at a time. If one fails, the others are tried before it is said."""
     left = [job for job in jobs if not job.done]
     stop, failed = threading.Event(), list[TrainerError]()
     shares = {job: job.share if job in left else 1.0 for job in jobs}
@@ -234,12 +224,7 @@ def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, st
 
 
 def check(comparison: Comparison) -> None:
-    """Look at what can be known before anything is spent.
-
-    Raises:
-        InputError: no model, or prompts that are in both sets.
-        OutputError: a set is not finished.
-    """
+    """Refuse what is known before anything is spent: no model, prompts in both sets, no tasks in columns."""
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
@@ -270,11 +255,7 @@ def task_columns(comparison: Comparison) -> list[str]:
 
 
 def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
-    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
-
-    Raises:
-        InputError: the set has no such column.
-    """
+    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns."""
     known, values = dict(fields(scored.schema)), []
     for name in columns:
         column = read_column(scored, name) if name in known else scored.column(name)
@@ -284,13 +265,7 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
 
 
 def check_means(comparison: Comparison) -> None:
-    """See that trainer, model, verifier and gold answers are what a training needs, before the first one.
-
-    Raises:
-        InputError: TRL has no such setting; the verifier cannot be loaded; a set has no gold answers; far
-            more threads than CPUs.
-        ModelError: the model is not here.
-    """
+    """See that trainer, model, verifier and gold answers are what a training needs, before the first one."""
     find_model(model_at_start(comparison))
     for folder in (comparison.scored, comparison.heldout):
         answer_column(ScoredSet(folder), comparison.answer_column, needed=":" not in comparison.verifier)
@@ -307,8 +282,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, Collection[str]]:
     """The facts of the folder once all arms are prepared, and the names of those that were prepared before.
 
     Another comparison there is refused; nothing is written. Arms and seeds may come and go. `begun` has every
-    arm that was ever prepared, so a name stands for one thing; one that was refused may come again under its
-    name, fixed.
+    arm that was ever prepared, so a name stands for one thing. A refused arm may come again, fixed.
     """
     path = out / FACTS
     before = read_sealed(path) if path.exists() else None
@@ -342,11 +316,8 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     """Train uniform sampling with every setting of the grid, and choose the best on the held-out prompts.
 
     The choice is made on the prompts that arms are judged on, with seeds of its own. It can flatter uniform
-    sampling a little, and no arm against it. A split would cost every verdict half of its prompts.
-
-    Returns:
-        `grid`, a row for each setting with its held-out accuracy by seed, and `chosen`, the settings of the
-        row with the highest mean, the first of equal ones.
+    sampling a little, and no arm against it. A split would cost every verdict half of its prompts. `grid` of
+    the result has a row for each setting, and `chosen` is the first of those with the highest mean accuracy.
     """
     path = out / TUNE / CHOICE
     if (out / FACTS).exists() and not path.exists():

@@ -14,29 +14,13 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Bin, Estimate
 from gaincurate.difficulty.metrics import no_better_than_a_constant
 from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
-from gaincurate.report.parts import (
-    Block,
-    Heading,
-    Legend,
-    Part,
-    Picture,
-    Table,
-    cell,
-    count,
-    number,
-    records,
-    seconds,
-    signed,
-)
+from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, number, records, seconds, signed
 from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import alike, answer, likewise, mostly_groups, next_steps
 
-CONTROLS = (
-    "overall", "given_length", "within_length_bins", "within_groups", "given_length_within_groups",
-    "within_length_bins_and_groups",
-)  # fmt: skip
-"""The fields of `Relation` that are shown."""
+CONTROLS = tuple(Relation.__annotations__)[2:-1]
+"""The correlations of a `Relation`, from `overall` on."""
 _MEASURES = (
     "accuracy", "effective", "mu", "drift", "training_seconds", "scoring_seconds", "completion_tokens",
 )  # fmt: skip
@@ -66,11 +50,9 @@ def parts(document: Document) -> list[Part]:
 
 
 def to_html(document: Document, explore: str | None = None) -> str:
-    """The report as one HTML file. The same document gives the same page.
+    """The report as one HTML file; its texts are escaped, and the same document gives the same page.
 
-    Args:
-        document: its texts come from data; each is escaped, and characters without a shape are written out.
-        explore: the page of every prompt beside this one, to link to.
+    `explore` is the page of every prompt beside this one, to link to.
     """
     from gaincurate.report.html import page  # needs an extra
 
@@ -94,8 +76,8 @@ def _targets(figures: Iterable[Relation | Lift]) -> list[str]:
 def _run(run: Json) -> Part:
     by, rounds = "" if run["by"] is None else f" by {run['by']}", run["rounds"]
     blocks: list[Block] = [
-        f"{run['folder']}: {run['strategy']}{by}, {len(rounds)} of {count(run['planned_rounds'])} rounds, "
-        f"{count(run['budget'])} prompts each; {seconds(run['training_seconds'])} of training, "
+        f"{run['folder']}: {run['strategy']}{by}, {len(rounds)} of {run['planned_rounds']:,} rounds, "
+        f"{run['budget']:,} prompts each; {seconds(run['training_seconds'])} of training, "
         f"{seconds(run['scoring_seconds'])} of scoring"
     ]
     measured = {n: [(r["round"], r[n], None, None) for r in rounds if r[n] is not None] for n in _MEASURES}
@@ -112,7 +94,7 @@ def _length(document: Document) -> Part:
     pictures, rows = [], []
     for verdict, each in zip(document.verdicts, document.scatters, strict=True):
         sentence = f"{each.signal} against question tokens: rank correlation {signed(verdict.length.value)}."
-        pictures.append(Picture(cloud(each), sentence, each.signal, f"{count(verdict.length.rows)} rows"))
+        pictures.append(Picture(cloud(each), sentence, each.signal, f"{verdict.length.rows:,} rows"))
         figures = {"rank_correlation": verdict.length, "explained": verdict.explained}
         rows.append({"signal": verdict.signal, **figures})
     legend = Legend(
@@ -169,13 +151,10 @@ def _lifts(document: Document) -> Part:
         panels = [(end, [(name, ratios[name, end]) for name in names]) for end in ENDS]
         listed = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
         sentence = f"Mean {target} of the prompts at each end, divided by that of all: {listed}."
-        rows = [[name, *(cell("ratio", ratios[name, end]) for end in ENDS)] for name in names]
+        rows = [{"column": name} | {f"{end}_tenth": ratios[name, end] for end in ENDS} for name in names]
         caption = f"Mean {target} of each tenth over that of a random tenth"
         spec = intervals(panels, middle=1.0, title="times the mean of all prompts")
-        blocks += [
-            Picture(spec, sentence, wide=True),
-            Table(caption, ["column", *(f"{end} tenth" for end in ENDS)], rows),
-        ]
+        blocks += [Picture(spec, sentence, wide=True), records(caption, rows)]
     return Part("lifts", "What a batch would carry", blocks)
 
 
@@ -186,7 +165,7 @@ def _outcomes(document: Document) -> Part:
     columns = "name prompts rollouts mean always never ceiling mean_variance"
     blocks: list[Block] = [records(caption, document.outcomes, columns)]
     for each in document.outcomes:
-        left_out = f"; {count(each.unknown)} of its prompts are not in this set" if each.unknown else ""
+        left_out = f"; {each.unknown:,} of its prompts are not in this set" if each.unknown else ""
         blocks.append(" ".join([f"{each.name}: {each.source} from `{each.path}`{left_out}.", *each.notes]))
         if rates := [rate for rate in document.group_rates if rate.outcome == each.name]:
             blocks += groups(rates, document.about.group_column)
@@ -200,7 +179,7 @@ def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     blocks: list[Block] = [records(caption, rates[:_LISTED], names)]
     if others := rates[_LISTED:]:
         blocks += [
-            f"and {count(len(others))} smaller ones (--json has all)",
+            f"and {len(others):,} smaller ones (--json has all)",
             records(f"{title}, the smaller ones", others, names, detail=True),
         ]
     return blocks
@@ -212,7 +191,7 @@ def _hygiene(document: Document) -> Part:
     for check in checks:
         if check.examples:
             shown = len(check.examples)
-            more = f", {shown} of {count(check.rows)}" if shown < check.rows else ""
+            more = f", {shown} of {check.rows:,}" if shown < check.rows else ""
             caption, names = f"{check.check}: examples{more}", "gc_id with text"
             blocks.append(records(caption, check.examples, names, left=["with"], text="text"))
     folder = shlex.quote(document.about.folder)
@@ -239,9 +218,7 @@ def _made(document: Document) -> Part:
 def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
     """The references of a run, their cost beside the trainer's, and calibration.
 
-    Args:
-        facts: `difficulty` of `schedule.status.status`; None where nothing is predicted.
-        rounds: its `rounds`.
+    `facts` are the `difficulty` of `schedule.status.status`, None where nothing is predicted.
     """
     if facts is None or not facts["rounds"]:
         return []
@@ -276,10 +253,7 @@ def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
 def quality(judged: Sequence[tuple[str, Json]], what: str, end: float = 1.0) -> list[Block]:
     """Tables of `difficulty.metrics.Quality` as JSON has it, with a warning where a constant is as good.
 
-    Args:
-        judged: of what, and its quality.
-        what: that is predicted.
-        end: of its range from 0.
+    `judged` says of what each quality is, `what` is predicted, and `end` is that of its range from 0.
     """
     rows, reliabilities, warnings = [], list[Block](), list[Block]()
     for of, figures in judged:

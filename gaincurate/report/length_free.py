@@ -58,7 +58,7 @@ def derive(
     Args:
         scored: the set.
         signal: a number column.
-        way: `residual` or `rank-in-bin`, see the functions of these names.
+        way: see the functions `residual` and `rank_in_bin`.
         bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
         overwrite: replace a column of that name that was made otherwise.

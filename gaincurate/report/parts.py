@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from gaincurate.core.stats import Estimate
 
 MINUS = "\N{MINUS SIGN}"
-NONE = "\N{EN DASH}"
-"""The text of a missing number."""
+NONE = "\N{EN DASH}"  # for a missing number
 
 # Control characters but tab and line feed, what turns the direction of text round, separators that end a
 # line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
@@ -26,14 +25,13 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
 _PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance"}
+_UNSIGNED = {"accuracy", "brier", "ceiling", "mean_variance", "highest_tenth", "middle_tenth", "lowest_tenth"}
 _SHARES = {
     "accuracy", "effective", "always", "never", "teaches", "share", "explained", "eta_squared", "by_chance",
     "pass_rate", "level", "replayed",
 }  # fmt: skip
 
-Spec = dict[str, Any]
-"""A picture in Vega-Lite's grammar; `html.draw` makes a drawing of it."""
+Spec = dict[str, Any]  # a picture in Vega-Lite's grammar, of which `html.draw` makes a drawing
 
 
 class Figure(NamedTuple):
@@ -50,13 +48,9 @@ Cell = str | Figure
 class Heading(str):
     """The title of what follows in a part."""
 
-    __slots__ = ()
-
 
 class Legend(str):
     """A paragraph about the pictures that follow, which the terminal leaves out."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +201,8 @@ def seconds(value: float | None) -> str:
 def plain(value: object) -> str:
     """A setting's value as text: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; empty without names."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

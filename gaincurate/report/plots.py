@@ -13,14 +13,11 @@ from gaincurate.report.parts import Spec, line
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE, MARK = "var(--ink)", "var(--muted)", "var(--rule)", "var(--mark)"
-SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
-"""An axis of counts: 0, 500, 1k, 1.5k."""
+SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"  # of counts: 0, 500, 1k, 1.5k
 _HEAVY = {"color": MARK, "strokeWidth": 2}
 _DASHED = {"color": MUTED, "strokeDash": [4, 3]}
-Panel = tuple[str, Sequence[tuple[str, Estimate]]]
-"""A panel's name, and its rows from above: (name of the row, estimate)."""
-Points = Sequence[tuple[Any, ...]]
-"""Of a curve: x, y, and the ends of the interval of y or None twice."""
+Panel = tuple[str, Sequence[tuple[str, Estimate]]]  # its name, and its rows from above with their names
+Points = Sequence[tuple[Any, ...]]  # of a curve: x, y, and the ends of the interval of y or None twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +49,7 @@ def _panels(names: Sequence[str], width: float, title: str | None = None) -> Spe
 def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Spec:
     """Estimates with their intervals as dots and lines, in panels with the same rows.
 
-    Args:
-        panels: the first one has every row.
-        middle: the value of no effect: 0 for correlations, 1 for ratios.
-        title: of the axis.
+    The first panel has every row. `middle` is the value of no effect: 0 for correlations, 1 for ratios.
     """
     rows = [
         {"panel": line(panel), "row": line(name), "value": e.value, "low": e.low, "high": e.high}
@@ -84,11 +78,8 @@ def lines(
 ) -> Spec:
     """A panel for each curve, with the band of its intervals and the dashed line it is compared with.
 
-    Args:
-        curves: the panels.
-        titles: of both axes.
-        x: the ends of the horizontal axis.
-        alike: whether all panels have one vertical axis, or each its own.
+    `titles` are those of both axes, and `x` the ends of the horizontal one. The vertical one is the same in
+    all panels if they are `alike`.
     """
     rows: list[Spec] = []
     for curve in curves:

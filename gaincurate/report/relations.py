@@ -16,21 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.stats import (
-    DIFFERING,
-    LEVEL,
-    Correlation,
-    Estimate,
-    Floats,
-    Ranked,
-    Strata,
-    between,
-    correlate,
-    differing,
-    estimate,
-    even_bins,
-    partial,
-)
+from gaincurate.core import stats
+from gaincurate.core.stats import Correlation, Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.report.document import ENDS, GroupShare, Lift, Relation
 from gaincurate.report.table import LENGTH, Table
 
@@ -46,15 +33,11 @@ _NEAR = 0.25  # of the batch: how far around its border the mean there is taken
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A relation, and what decides on it at the level of all looks together.
-
-    `beyond` is the correlation given length, inside groups where there are any; `in_bins` the one inside bins
-    of like length, of each group where there are any.
-    """
+    """A relation, and what decides on it at the level of all looks together."""
 
     relation: Relation
-    beyond: Estimate
-    in_bins: Estimate
+    beyond: Estimate  # the correlation given length, inside groups where there are any
+    in_bins: Estimate  # the one inside bins of like length, of each group where there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +52,23 @@ class Evidence:
     share: GroupShare | None  # that between groups
     judged: Sequence[Judged]  # its relations with targets
     lifts: Sequence[Lift]  # of it and of length
+    looks: int = 1  # intervals that decide on all signals together
+    level: float = stats.LEVEL  # the confidence of each, 95 % over all
 
 
-@dataclass(frozen=True, slots=True)
-class Relations:
-    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all."""
-
-    evidence: list[Evidence]
-    shares: list[GroupShare]
-    relations: list[Relation]
-    lifts: list[Lift]
-    looks: int
-    level: float
+Relations = tuple[list[Evidence], list[GroupShare], list[Relation], list[Lift]]
 
 
 def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     """Everything about how the signals go together with length, groups and targets.
 
-    A signal is judged by its relations with pass rates where there are any, else by those with levels.
-
-    Args:
-        table: with the observed pass rates.
-        apart: pairs of a signal and a target that were made from one another, and say nothing.
+    A signal is judged by its relations with pass rates where there are any, else by those with levels. Pairs
+    in `apart` are a signal and a target of which one was made from the other, and say nothing.
     """
     signals, targets = table.names("signal"), table.names(*TARGETS)
     deciding = table.names("pass-rate", "learnability") or targets
     pairs = [(signal, target) for signal in signals for target in targets if (signal, target) not in apart]
-    level = 1 - (1 - LEVEL) / max(1, len(pairs))
+    level = 1 - (1 - stats.LEVEL) / max(1, len(pairs))
     by_rows = dict[bytes, tuple[Rows, list[Pair]]]()
     for first, second in pairs:
         rows = ~(np.isnan(table.values[first]) | np.isnan(table.values[second]))
@@ -111,7 +84,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
         if table.groups is not None:
             groups = _strata(table.groups.codes[rows])
             chance = (len(groups) - 1) / (count - 1) if count > 1 else None
-            shares.append(GroupShare(name, len(groups), count, between(ranked, groups), chance))
+            shares.append(GroupShare(name, len(groups), count, stats.between(ranked, groups), chance))
         if name in signals:
             by = [target for target in deciding if (name, target) in made]
             evidence.append(
@@ -120,13 +93,15 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
                     rows=count,
                     constant=bool(np.ptp(values[rows]) == 0),
                     length=_twice(correlate(ranked, Ranked(lengths[rows], whole)), count, level)[0],
-                    explained=between(ranked, _strata(bins[rows])),
+                    explained=stats.between(ranked, _strata(bins[rows])),
                     share=shares[-1] if shares else None,
                     judged=[made[name, target] for target in targets if target in by],
                     lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
+                    looks=len(pairs),
+                    level=level,
                 )
             )
-    return Relations(evidence, shares, [made[p].relation for p in pairs], batches, len(pairs), level)
+    return evidence, shares, [made[pair].relation for pair in pairs], batches
 
 
 def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
@@ -148,7 +123,7 @@ def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterato
         estimates = dict[Pair, tuple[Twice, Twice]]()
         for first, second in (*pairs, *more):
             pair = correlate(ranked[first], ranked[second])
-            given = partial(pair, by_length[first], by_length[second])
+            given = stats.partial(pair, by_length[first], by_length[second])
             estimates[first, second] = _twice(pair, count, level), _twice(given, count, level)
         return estimates
 
@@ -192,7 +167,7 @@ def length_bins(lengths: Floats, groups: Strata) -> Strata:
     codes, before = np.zeros(len(lengths), np.int64), 0
     for here in np.split(order, np.cumsum(groups.sizes)[:-1]):
         count = max(1, min(_MOST_BINS, len(here) // _BIN_ROWS))
-        bins = _strata(even_bins(lengths[here], count))
+        bins = _strata(stats.even_bins(lengths[here], count))
         codes[here] = before + bins.codes
         before += len(bins)
     return Strata(codes)
@@ -239,8 +214,8 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
     ratio = top / overall
     influence = above / overall - ratio * (outcome - overall) / overall
-    interval = estimate(ratio, influence, scale="log", spent=2)
-    if picked < 10 or differing(outcome) < DIFFERING:
+    interval = stats.estimate(ratio, influence, scale="log", spent=2)
+    if picked < 10 or stats.differing(outcome) < stats.DIFFERING:
         return Estimate(ratio, None, None, picked)
     return Estimate(interval.value, interval.low, interval.high, picked)
 

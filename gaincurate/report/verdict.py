@@ -17,14 +17,13 @@ from typing import Literal, NamedTuple
 from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.parts import listed
 from gaincurate.report.relations import Evidence, Judged
 from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
-EXPLAINED = 0.8
-"""A rank correlation with length beyond which length explains a signal."""
-MATTERS = 0.1
-"""A smaller correlation is next to nothing, however sure."""
+EXPLAINED = 0.8  # a rank correlation with length beyond which length explains a signal
+MATTERS = 0.1  # a smaller correlation is next to nothing, however sure
 _WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
 _NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
 _LEAST = 30  # rows
@@ -48,15 +47,8 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
 """The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
 
 
-def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) -> Verdict:
-    """The verdict on a signal: that of the target of which it tells most.
-
-    Args:
-        evidence: all that is known of it.
-        group: the column of groups, if there is one.
-        level: of the intervals that decide.
-        looks: how many decide together.
-    """
+def verdict(evidence: Evidence, group: str | None) -> Verdict:
+    """The verdict on a signal: that of the target of which it tells most. `group` is the column of groups."""
     kind, judged = _decide(evidence)
     sort = sort_by(evidence) if kind == "tells-more" else None
     return Verdict(
@@ -69,8 +61,8 @@ def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) 
         explained=evidence.explained,
         target=None if judged is None else judged.relation.target,
         estimate=None if judged is None else _weaker(judged.beyond, judged.in_bins),
-        level=level,
-        looks=looks,
+        level=evidence.level,
+        looks=evidence.looks,
     )
 
 
@@ -80,8 +72,15 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
         return "not-enough-rows", None
     if evidence.judged:
         best_first = list(ANSWERS)
-        kinds = [(_kind_of(judged), judged) for judged in evidence.judged]
-        return min(kinds, key=lambda pair: (best_first.index(pair[0]), -_weight(*pair)))
+
+        def order(judged: Judged) -> tuple[int, float]:
+            """By its verdict, and of several targets with one verdict the most decisive."""
+            tells = (kind := _kind_of(judged)) in ("tells-more", "tells-little-more")
+            decisive = _weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
+            return best_first.index(kind), -abs(decisive.value or 0.0)
+
+        judged = min(evidence.judged, key=order)
+        return _kind_of(judged), judged
     share = evidence.share
     if _by_length(evidence):
         return "tells-length-only", None
@@ -93,13 +92,6 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
 def _by_length(evidence: Evidence) -> bool:
     """Whether length explains a signal, by a monotone or by any other relation."""
     return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
-
-
-def _weight(kind: Kind, judged: Judged) -> float:
-    """By which of several targets with one verdict the best is picked."""
-    tells = kind in ("tells-more", "tells-little-more")
-    decisive = _weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
-    return abs(decisive.value or 0.0)
 
 
 def _kind_of(judged: Judged) -> Kind:
@@ -166,11 +158,8 @@ def sort_by(evidence: Evidence) -> Lift | None:
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None
-    length = [
-        lift.ratio.value or 0.0
-        for lift in evidence.lifts
-        if lift.column != evidence.signal and lift.target == best.target
-    ]
+    others = [lift for lift in evidence.lifts if lift.column != evidence.signal]
+    length = [lift.ratio.value or 0.0 for lift in others if lift.target == best.target]
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None
 
 
@@ -289,13 +278,7 @@ def _needed(judged: Judged, inside: str) -> str:
 
 
 def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
-    """Whether to sort by any of the signals.
-
-    Args:
-        verdicts: one for each signal.
-        worth: the ends that are worth a trial.
-        roles: of the report's columns.
-    """
+    """Whether to sort by any signal, given the ends that are worth a trial and the roles of all columns."""
     names = [verdict.signal for verdict in verdicts]
     if not names:
         return "The set has no scores to judge."
@@ -304,7 +287,7 @@ def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozense
     if not roles & {"difficulty", "pass-rate", "learnability"}:
         length = [verdict.signal for verdict in verdicts if verdict.banner is not None]
         verb = "is" if len(length) == 1 else "are"
-        lead = f"{_listed(length)} {verb} close to question length. " if length else ""
+        lead = f"{listed(length)} {verb} close to question length. " if length else ""
         return f"{lead}{unknown}."
     if worth:
         best = max(worth, key=lambda lift: lift.ratio.value or 0.0)
@@ -319,7 +302,7 @@ def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozense
             else "which says nothing yet of what to train on first"
         )
         verb = "tells" if len(more) == 1 else "tell"
-        return f"{_listed(more)} {verb} something that question length does not, {end}."
+        return f"{listed(more)} {verb} something that question length does not, {end}."
     if all(verdict.verdict == "not-enough-rows" for verdict in verdicts):
         return f"Too few rows to say whether sorting by {any_of} helps: do not rely on it."
     if all(verdict.target is None for verdict in verdicts):
@@ -387,10 +370,6 @@ def _times(lift: Lift) -> str:
     return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
 class Step(NamedTuple):
     """One thing to do: a sentence, and the command for it where there is one."""
 
@@ -438,33 +417,40 @@ def next_steps(document: Document) -> list[Step]:
         steps.append(Step(f"{groups} would teach nothing. {advice}"))
     worth = {(verdict.signal, verdict.sort_first) for verdict in document.verdicts}
     ends = [lift for lift in document.lifts if (lift.column, lift.end) in worth]
+    text, strategy = "Draw prompts at random, which costs nothing:", "uniform"
+    options, about = list[str](), document.about
     if ends:
-        best = max(ends, key=lambda lift: lift.ratio.value or 0.0)
+        best, strategy = max(ends, key=lambda lift: lift.ratio.value or 0.0), "gain-rl"
         text = (
             f"Train by {best.column}, {best.end} first, and compare with question length and random order at "
             "equal generated tokens. A correlation with pass rates does not show that training by the signal "
             "is faster."
         )
+        if best.end == "middle":  # no strategy begins in the middle of a column
+            return [*steps, Step(text)]
         options = ["--by", best.column, *(["--ascending"] if best.end == "lowest" else [])]
-        options += ["--sigma", "0.1N"] if document.about.rows < _FEW else []
-        # No strategy begins in the middle of a column.
-        steps.append(Step(text, None if best.end == "middle" else _start(document, "gain-rl", *options)))
-    elif document.unknown is None and document.verdicts:
-        text, strategy = "Draw prompts at random, which costs nothing:", "uniform"
-        if document.outcomes and not little:
-            strategy = "posterior"
-            text = (
-                "Select by the outcomes of the training, which are better evidence than any of these "
-                "signals: each pass omits most prompts whose rollouts are all right or all wrong."
-            )
-        steps.append(Step(text, _start(document, strategy)))
-    return steps
-
-
-def _start(document: Document, strategy: str, *options: str) -> str:
-    folder, run = document.about.folder, "run" if document.run is None else f"{document.run['folder']}-next"
+        options += ["--sigma", "0.1N"] if about.rows < _FEW else []
+    elif document.unknown is not None or not document.verdicts:
+        return steps
+    elif document.outcomes and not little:
+        strategy = "posterior"
+        text = (
+            "Select by the outcomes of the training, which are better evidence than any of these "
+            "signals: each pass omits most prompts whose rollouts are all right or all wrong."
+        )
+    run = "run" if document.run is None else f"{document.run['folder']}-next"
     # A round of all prompts would leave a strategy nothing to choose.
-    budget = min(1024, max(1, document.about.rows // 4))
-    rounds = min(200, math.ceil(_PASSES * document.about.rows / budget))
-    command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
-    return shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)])
+    budget = min(1024, max(1, about.rows // 4))
+    rounds = min(200, math.ceil(_PASSES * about.rows / budget))
+    command = [
+        "gaincurate",
+        "schedule",
+        "start",
+        about.folder,
+        "--run",
+        run,
+        "--strategy",
+        strategy,
+        *options,
+    ]
+    return [*steps, Step(text, shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)]))]
