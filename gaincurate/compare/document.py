@@ -237,9 +237,9 @@ def with_angle(trained: Sequence[Steps]) -> Json:
         if len(norm) >= _FEWEST:
             both.append(spearman(norm, angle))
             given_step.append(spearman_given(norm, angle, step))
-    known = [[value for value in each if value is not None] for each in (both, given_step)]
-    overall, given = (fmean(each) if each else None for each in known)
-    return {"spearman": overall, "given_step": given, "seeds": len(known[0])}
+    defined = [[value for value in each if value is not None] for each in (both, given_step)]
+    overall, given = (fmean(each) if each else None for each in defined)
+    return {"spearman": overall, "given_step": given, "seeds": len(defined[0])}
 
 
 def headline(document: Json) -> str:

@@ -256,9 +256,9 @@ def task_columns(comparison: Comparison) -> list[str]:
 
 def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
     """Each prompt's task, by its id: the values of the columns with a space between; {} without columns."""
-    known, values = dict(fields(scored.schema)), []
+    kinds, values = dict(fields(scored.schema)), []
     for name in columns:
-        column = read_column(scored, name) if name in known else scored.column(name)
+        column = read_column(scored, name) if name in kinds else scored.column(name)
         values.append(pc.fill_null(pc.cast(column, pa.string()), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
@@ -294,7 +294,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, Collection[str]]:
         "sets": _sets(comparison),
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
-        "controls": {arm: one.name for arm, one in controls.items() if one and one in comparison.arms},
+        "controls": {name: arm.name for name, arm in controls.items() if arm and arm in comparison.arms},
         "begun": begun | {arm.name: arm.model_dump(mode="json") for arm in comparison.arms},
     }
     if before is not None:
