@@ -53,7 +53,7 @@ def page(template: str, package: str = "gaincurate.report", **values: Any) -> st
     return environment.get_template(template).render(version=gaincurate.__version__, **values)
 
 
-_AXIS = dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE) | {"labelColor": MUTED}
+_AXIS: Spec = {**dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE), "labelColor": MUTED}
 _AXIS |= {"titleColor": INK, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12}
 _CONFIG: Spec = {
     # This font travels with vl-convert, so that text is measured alike on every machine; where the picture is
