@@ -148,11 +148,13 @@ class Chromium:
     def _note(self, event: dict[str, Any]) -> None:
         method, what = event.get("method", ""), event.get("params", {})
         self._seen.add(method)
-        if method == "Runtime.exceptionThrown":
-            self.problems.append(json.dumps(what["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and what["type"] in ("error", "warning", "assert"):
-            self.problems.append(json.dumps(what["args"]))
-        elif method == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
-            self.problems.append(what["entry"]["text"])
+        level = what.get("type") or what.get("entry", {}).get("level")
+        said = method in ("Runtime.consoleAPICalled", "Log.entryAdded") and level in (
+            "error",
+            "warning",
+            "assert",
+        )
+        if said or method == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(what))
         elif method == "Network.requestWillBeSent":
             self.requests.append(what["request"]["url"])

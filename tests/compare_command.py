@@ -25,16 +25,9 @@ def small_sets(folder: Path) -> dict[str, Any]:
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model/config.json").write_text("{}")
     (folder / "model/model.safetensors").touch()
-    return {
-        "scored": str(folder / "scored"),
-        "heldout": str(folder / "heldout"),
-        "model": str(folder / "model"),
-        "verifier": "exact",
-        "answer_column": "same",
-        "budget_tokens": 1000,
-        "step_prompts": 4,
-        "arms": [{"name": "angle", "strategy": "file-order"}],
-    }
+    places = {name: str(folder / name) for name in ("scored", "heldout", "model")}
+    given = {"verifier": "exact", "answer_column": "same", "budget_tokens": 1000, "step_prompts": 4}
+    return {**places, **given, "arms": [{"name": "angle", "strategy": "file-order"}]}
 
 
 def toml(given: dict[str, Any]) -> str:

@@ -19,9 +19,11 @@ from typing import Any
 from unittest import mock
 
 import compare_world
-from gaincurate.compare import trl_arm
+from gaincurate.compare import arm
 from gaincurate.compare.arm import ArmJob
 from gaincurate.compare.config import checked_comparison
+from gaincurate.compare.document import document
+from gaincurate.compare.results import read_results
 from gaincurate.compare.runner import compare
 
 
@@ -34,7 +36,7 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
         os.dup2(log, 1)
         os.dup2(log, 2)
         try:
-            trl_arm.main(job.folder)
+            arm.main(job.folder)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -49,14 +51,11 @@ def _forked(job: ArmJob, environment: Mapping[str, str], watch: Callable[[float]
 
 def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, Any]:
     """The verdict on each arm."""
-    from gaincurate.compare.document import document
-    from gaincurate.compare.results import read_results
-
     compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)
     return {arm["arm"]: arm for arm in document(read_results(folder / out))["arms"]}
 
 
-def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
+def main(folder: Path, repetitions: int = 10, workers: int = 2) -> dict[str, Any]:
     """Planted arms once, the same strategy twice so often."""
     import torch
     import trl  # noqa: F401 - before the first fork
@@ -67,13 +66,12 @@ def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
         compare_world.make(folder)
     arms = [{"name": "twin", "strategy": "uniform"}]
     with mock.patch.object(ArmJob, "work", _forked):
-        planted, twins = answers(folder, "planted", workers), []
-        for k in range(repetitions):
-            seeds = [3 * k, 3 * k + 1, 3 * k + 2]
-            twins.append(answers(folder, f"twins-{k}", workers, seeds=seeds, arms=arms)["twin"])
+        planted = answers(folder, "planted", workers)
+        seeds = [[3 * k, 3 * k + 1, 3 * k + 2] for k in range(repetitions)]
+        compared = (answers(folder, f"twins-{s[0] // 3}", workers, seeds=s, arms=arms) for s in seeds)
+        twins = [each["twin"] for each in compared]
     return {"planted": planted, "twins": twins}
 
 
 if __name__ == "__main__":
-    numbers = [int(given) for given in sys.argv[2:]]
-    print(json.dumps(main(Path(sys.argv[1]), *[*numbers, *[10, 2][len(numbers) :]])))
+    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:]))))

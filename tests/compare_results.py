@@ -84,22 +84,16 @@ def comparison(
     arms: list[str], seeds: int = 3, marks: int = 4, samples: int = 4, budget: int = 10_000
 ) -> Comparison:
     """Settings for arms of these names."""
-    made: list[dict[str, Any]] = [
-        {"name": arm, "strategy": arm if arm in ("uniform", "length") else "gain-rl"} for arm in arms
-    ]
-    return checked_comparison(
-        {
-            "scored": "sets/scored",
-            "heldout": "sets/heldout",
-            "model": "models/tiny",
-            "verifier": "exact",
-            "budget_tokens": budget,
-            "marks": marks,
-            "seeds": list(range(seeds)),
-            "evaluation": {"samples": samples},
-            "arms": made,
-        }
-    )
+    controls = ("uniform", "length")
+    made = [{"name": arm, "strategy": arm if arm in controls else "gain-rl"} for arm in arms]
+    settings = {
+        "scored": "sets/scored",
+        "heldout": "sets/heldout",
+        "model": "models/tiny",
+        "verifier": "exact",
+    }
+    asked = {"budget_tokens": budget, "marks": marks, "seeds": list(range(seeds)), "arms": made}
+    return checked_comparison({**settings, **asked, "evaluation": {"samples": samples}})
 
 
 def rows_of(asked: Comparison, rates: Floats, draw: int = 0) -> Rows:
@@ -137,13 +131,8 @@ def rows_of(asked: Comparison, rates: Floats, draw: int = 0) -> Rows:
 def write(out: Path, asked: Comparison, rows: Rows) -> Path:
     """A folder as the harness leaves it."""
     out.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "format": 1,
-        "comparison": asked.model_dump(mode="json"),
-        "model": asked.model,
-        "sets": {"scored": "1" * 64, "heldout": "2" * 64},
-    }
-    write_json(out / FACTS, facts)
+    facts = {"format": 1, "comparison": asked.model_dump(mode="json"), "model": asked.model}
+    write_json(out / FACTS, facts | {"sets": {"scored": "1" * 64, "heldout": "2" * 64}})
     write_tables(out / RESULTS, rows)
     return out
 
@@ -151,8 +140,13 @@ def write(out: Path, asked: Comparison, rows: Rows) -> Path:
 def example(out: Path, effects: dict[str, float] = EFFECTS, seeds: int = 3, **world_changes: Any) -> Path:
     """A finished comparison of arms with these effects."""
     asked = comparison(list(effects), seeds)
-    given: dict[str, Any] = {"prompts": 100, "spread": 0.1, "samples": 4, "draw": 7, "marks": 4}
-    given |= world_changes
+    given: dict[str, Any] = {
+        "prompts": 100,
+        "spread": 0.1,
+        "samples": 4,
+        "draw": 7,
+        "marks": 4,
+    } | world_changes
     rates = world(list(effects.values()), seeds=seeds, **given)
     rows = rows_of(asked, rates)
     if "tasks" in given:

@@ -90,24 +90,23 @@ BEST = {"strategy": "compare_world:Best"}
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     """Of a comparison in this world."""
-    given: dict[str, Any] = {
-        "scored": str(folder / "scored"),
-        "heldout": str(folder / "heldout"),
-        "verifier": "exact",
+    sets = {name: str(folder / name) for name in ("scored", "heldout")}
+    sizes = {
         "budget_tokens": 16 * 8 * 2 * 16,
-        "prefill_weight": 0.0,
-        "marks": 3,
-        "seeds": [0, 1, 2],
         "step_prompts": 16,
         "round_steps": 4,
         "group": 8,
         "max_tokens": 2,
+    }
+    more = {
+        "verifier": "exact",
+        "prefill_weight": 0.0,
         "threads": 1,
         "train": TRAIN,
         "evaluation": {"samples": 4},
-        "arms": [
-            {"name": "told", **BEST, "options": {"rows": 64}},
-            {"name": "hopeless", **BEST, "by": "hopeless", "options": {"rows": 1200}},
-        ],
     }
-    return given | changes
+    arms = [
+        {"name": "told", **BEST, "options": {"rows": 64}},
+        {"name": "hopeless", **BEST, "by": "hopeless", "options": {"rows": 1200}},
+    ]
+    return {**sets, **sizes, **more, "marks": 3, "seeds": [0, 1, 2], "arms": arms, **changes}

@@ -18,8 +18,6 @@ from gaincurate.report.build import report
 from gaincurate.report.document import Document
 from gaincurate.schedule.rounds import advance
 
-SCRIPT = prompt_pages.HOSTILE
-
 
 @cache
 def example() -> Document:

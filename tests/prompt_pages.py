@@ -14,7 +14,7 @@ import pyarrow as pa
 from column_sets import column_set, ids
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.report import explore
-from gaincurate.report.observed import observed_table
+from gaincurate.report.build import observed_table
 from sets import IDENTITY_OF_SETS
 
 HOSTILE = "</script><script>document.title = 'ran'</script><img src=x onerror=\"document.title='ran'\"><!--\u2028\u202e'"

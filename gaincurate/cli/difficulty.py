@@ -261,7 +261,7 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
     judged = [(f"{references['count']:,} references, {seen}", references)]
     if others := figures["on_others"]:
         judged.append((f"{others['count']:,} observed prompts that are no references", others))
-    from gaincurate.report.predictions import quality
+    from gaincurate.report.contents import quality
 
     print_blocks(quality(judged, what))
 

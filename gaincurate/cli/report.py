@@ -144,8 +144,8 @@ def report(
     from gaincurate.core.files import write_atomic
     from gaincurate.core.scored_set import ScoredSet
     from gaincurate.report import contents, document
+    from gaincurate.report.build import observed_table
     from gaincurate.report.build import report as make
-    from gaincurate.report.observed import observed_table
 
     inputs: Json = {"run": run, "rollouts": rollouts or [], "success": success}
     inputs |= {"group_column": group_column, "columns": columns or []}

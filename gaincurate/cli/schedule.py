@@ -337,7 +337,7 @@ def print_status(facts: dict[str, Any]) -> None:
         output.text(f"  the trainer's log ends: {output.plain(facts['last_line'])[: output.WIDTH]}")
     if facts["difficulty"] is None:
         return
-    from gaincurate.report.predictions import predictions
+    from gaincurate.report.contents import predictions
 
     print_blocks(predictions(facts["difficulty"], rounds))
     if (waiting := facts["difficulty"]["waiting"]) is None:

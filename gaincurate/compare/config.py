@@ -43,7 +43,7 @@ OURS = {
 """Fields of TRL's GRPOConfig that the comparison sets itself."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=10_000)]
-Factor = Annotated[float, Field(gt=0, le=1e6)]
+Factors = Annotated[list[Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1, max_length=100)]
 Marks = Annotated[int, Field(ge=1, le=10_000)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Tokens = Annotated[int, Field(ge=1, lt=2**53)]
@@ -62,10 +62,8 @@ class Train(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
     learning_rate: Annotated[float, Field(ge=0, le=1e9)]
-    lr_scheduler_type: Literal["constant", "constant_with_warmup"]
-    """Without a last step, because a budget of tokens has none."""
-    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
-    """A whole number: TRL takes a share below 1 as one of all steps."""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup"]  # a budget of tokens has no last step
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]  # TRL takes a share below 1 as one of all steps
     gradient_accumulation_steps: Count
 
 
@@ -79,19 +77,16 @@ class ReplayArm(Frozen):
 
 
 class Arm(Frozen):
-    """One way to choose prompts."""
+    """One way to choose prompts; its schedule's settings are as in `gaincurate schedule start`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")  # its name in tables and of its folder
-    strategy: str  # as in `gaincurate schedule start --strategy`
+    strategy: str
     by: str | None = None  # the column of its order
     ascending: bool | None = None  # low values first
     options: dict[str, Any] = Field(default_factory=dict)  # the strategy's own options
-    rescore: dict[str, Any] = Field(default_factory=dict)
-    """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
-    stratify: str = "none"
-    """As in `gaincurate schedule start --stratify`: the groups that each round keeps the shares of."""
-    clusters: int | None = Field(default=None, ge=2, lt=2**31)
-    """With `stratify = "embedding"`, how many at most."""
+    rescore: dict[str, Any] = Field(default_factory=dict)  # `what`, `every`, `probe`, `drift`
+    stratify: str = "none"  # the groups that each round keeps the shares of
+    clusters: int | None = Field(default=None, ge=2, lt=2**31)  # at most, with `stratify = "embedding"`
     group_weights: dict[str, float] | None = None  # each group's share of a round, where it is not the set's
     replay: ReplayArm | None = None  # train on earlier rollouts too
     step_prompts: Count | None = None  # prompts of an optimizer step, where this arm's differ
@@ -128,14 +123,14 @@ class Evaluation(Frozen):
 
 
 class Tune(Frozen):
-    """The grid of `gaincurate compare --tune`: uniform sampling before any arm, at equal tokens."""
+    """The grid of `gaincurate compare --tune`: uniform sampling before any arm, at equal tokens.
 
-    learning_rate: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
-    """Factors of the learning rate of `[train]`."""
-    step_prompts: list[Factor] = Field(default=[0.5, 1.0], min_length=1, max_length=100)
-    """Factors of `step_prompts`; each with each learning rate."""
-    group: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
-    """Factors of `group`, the rollouts per prompt; each with each of the others."""
+    Factors of the learning rate of `[train]`, of `step_prompts` and of `group`, each with each of the others.
+    """
+
+    learning_rate: Factors = [0.5, 1.0, 2.0]
+    step_prompts: Factors = [0.5, 1.0]
+    group: Factors = [0.5, 1.0, 2.0]
     seeds: Seeds = [100, 101]  # of these trainings; no arm shares random numbers with them
 
 
@@ -152,8 +147,7 @@ class Comparison(Frozen):
     Default: one that is named like a source or a task and has more than one value."""
     success: float = Field(default=1.0, gt=0, le=1)  # a completion is right from this reward on
     budget_tokens: Tokens  # generated tokens of each arm and seed, all costs included
-    prefill_weight: float = Field(default=1.0, ge=0)
-    """The charge for a token of a scoring pass, in generated tokens."""
+    prefill_weight: float = Field(default=1.0, ge=0)  # of a scoring pass's token, in generated tokens
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: Marks = 4  # evaluations, evenly over the budget, besides the one at the start
@@ -166,10 +160,10 @@ class Comparison(Frozen):
     train: Train = Train()  # more fields of TRL's GRPOConfig, the same for all arms
     evaluation: Evaluation = Evaluation()  # how checkpoints are judged
     tune: Tune = Tune()  # the grid of `--tune`
-    controls: bool = True
-    """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
-    arms: list[Arm] = Field(max_length=1_000)
-    """The arms; `uniform` and `length` are added if they are missing."""
+    controls: bool = (
+        True  # add uniform sampling with the replay and the `step_prompts` of each arm with its own
+    )
+    arms: list[Arm] = Field(max_length=1_000)  # `uniform` and `length` are added if they are missing
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -194,13 +188,11 @@ class Comparison(Frozen):
                 self.replay_of(arm)
             except InputError as error:
                 raise ValueError(f"the arm {arm.name!r}: {str(error).rstrip('.')}") from error
-        parts = self.micro_batches
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
-            rollouts = prompts * self.group
-            if rollouts % parts:
+            if (rollouts := prompts * self.group) % self.micro_batches:
                 raise ValueError(
-                    f"[train] gradient_accumulation_steps {parts} does not divide the {rollouts} rollouts of "
-                    "a step (step_prompts times group)"
+                    f"[train] gradient_accumulation_steps {self.micro_batches} does not divide the "
+                    f"{rollouts} rollouts of a step (step_prompts times group)"
                 )
         return self
 
@@ -209,9 +201,23 @@ class Comparison(Frozen):
         """Forward and backward passes of a step."""
         return self.train.get("gradient_accumulation_steps", 1)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of every arm's training."""
+        return self.train.get("learning_rate", 1e-6)  # TRL's default
+
+    @property
+    def mark_tokens(self) -> list[int]:
+        """Generated tokens at which checkpoints are judged, rising, the last one the budget."""
+        return [self.budget_tokens * k // self.marks for k in range(1, self.marks + 1)]
+
     def prompts_of(self, arm: Arm) -> int:
         """Prompts of a step of an arm, replayed ones included."""
         return arm.step_prompts or self.step_prompts
+
+    def steps_of(self, arm: Arm) -> int:
+        """Steps in a round of an arm."""
+        return arm.round_steps or self.round_steps
 
     def replay_of(self, arm: Arm) -> ReplayConfig | None:
         """The sizes of an arm's replay, in prompts of a step.
@@ -235,24 +241,19 @@ class Comparison(Frozen):
         None where the arm shares both with `uniform`, and where it is just that itself. An arm of the
         comparison that is just that is its control, whatever its name.
         """
-        prompts = self.prompts_of(arm)
+        prompts, shared = self.prompts_of(arm), {"replay", "step_prompts", "round_steps"}
         if arm.replay is None and prompts == self.step_prompts:
             return None
         size = "" if prompts == self.step_prompts else f"-at-{prompts}"
-        made = Arm(
-            name=f"uniform{size}{'' if arm.replay is None else '-replay'}",
-            strategy="uniform",
-            replay=arm.replay,
-            step_prompts=arm.step_prompts,
-            round_steps=arm.round_steps,
-        )
+        name = f"uniform{size}{'' if arm.replay is None else '-replay'}"
+        made = Arm(name=name, strategy="uniform", **{field: getattr(arm, field) for field in shared})
         free = {"name", "round_steps", "step_prompts"}
         for other in self.arms:
             alike = other.model_dump(exclude=free) == made.model_dump(exclude=free)
             if alike and self.prompts_of(other) == prompts:
                 return None if other.name == arm.name else other
         taken = {other.name for other in self.arms}  # by replay with other settings, say
-        names = itertools.chain([made.name], (f"{made.name}-{number}" for number in itertools.count(2)))
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return made.model_copy(update={"name": next(name for name in names if name not in taken)})
 
     def with_controls(self) -> Comparison:
@@ -264,46 +265,6 @@ class Comparison(Frozen):
                 comparison = comparison.model_copy(update={"arms": [*comparison.arms, control]})
         return comparison
 
-    def steps_of(self, arm: Arm) -> int:
-        """Steps in a round of an arm."""
-        return arm.round_steps or self.round_steps
-
-    @property
-    def learning_rate(self) -> float:
-        """Of every arm's training."""
-        return self.train.get("learning_rate", 1e-6)  # TRL's default
-
-    def tuned(self, learning_rate: float, step_prompts: int, group: int) -> Comparison:
-        """The same with another learning rate, size of a step and of a group for all arms that share them.
-
-        A round keeps its prompts, so it has more steps where a step has fewer prompts: what a round costs
-        beside its training, such as references, does not change.
-
-        Raises:
-            InputError: an arm cannot have steps of this size.
-        """
-
-        def steps(count: int) -> int:
-            return _half_up(count * self.step_prompts / step_prompts)
-
-        arms = [arm.model_dump() for arm in self.arms]
-        for arm in arms:
-            if arm["round_steps"] is not None and arm["step_prompts"] is None:
-                arm["round_steps"] = steps(arm["round_steps"])
-        changed = {
-            "train": self.train | {"learning_rate": learning_rate},
-            "step_prompts": step_prompts,
-            "group": group,
-            "round_steps": steps(self.round_steps),
-            "arms": arms,
-        }
-        try:
-            comparison = Comparison(**self.model_dump() | changed)
-        except ValidationError as error:
-            setting = f"step_prompts = {step_prompts}, group = {group}"
-            raise InputError(f"[tune] {setting}: {refusals(error)[0].what}.") from error
-        return comparison.with_controls()
-
     def grid(self) -> list[tuple[float, int, int]]:
         """Learning rates, prompts of a step, rollouts of a prompt that `--tune` tries, each setting once."""
         settings = [
@@ -314,10 +275,26 @@ class Comparison(Frozen):
         ]
         return list(dict.fromkeys(settings))
 
-    @property
-    def mark_tokens(self) -> list[int]:
-        """Generated tokens at which checkpoints are judged, rising, the last one the budget."""
-        return [self.budget_tokens * k // self.marks for k in range(1, self.marks + 1)]
+    def tuned(self, learning_rate: float, step_prompts: int, group: int) -> Comparison:
+        """The same with another learning rate, size of a step and of a group for all arms that share them.
+
+        A round keeps its prompts, so it has more steps where a step has fewer prompts: what a round costs
+        beside its training, such as references, does not change.
+
+        Raises:
+            InputError: an arm cannot have steps of this size.
+        """
+        settings = self.model_dump()
+        settings |= {"step_prompts": step_prompts, "group": group}
+        settings["train"] = self.train | {"learning_rate": learning_rate}
+        for shared in (settings, *settings["arms"]):
+            if shared["round_steps"] is not None and (shared is settings or shared["step_prompts"] is None):
+                shared["round_steps"] = _half_up(shared["round_steps"] * self.step_prompts / step_prompts)
+        try:
+            return Comparison(**settings).with_controls()
+        except ValidationError as error:
+            setting = f"step_prompts = {step_prompts}, group = {group}"
+            raise InputError(f"[tune] {setting}: {refusals(error)[0].what}.") from error
 
 
 def _half_up(value: float, least: int = 1) -> int:
@@ -337,12 +314,10 @@ def read_comparison(path: Path) -> Comparison:
             settings = toml_value(read_text(path))
     except ValueError as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
-    for name in ("scored", "heldout"):
-        if isinstance(settings.get(name), str):
-            settings[name] = str((path.parent / settings[name]).resolve())
-    model = settings.get("model")
-    if isinstance(model, str) and (path.parent / model).exists():
-        settings["model"] = str((path.parent / model).resolve())
+    for name in ("scored", "heldout", "model"):
+        value = settings.get(name)
+        if isinstance(value, str) and (name != "model" or (path.parent / value).exists()):
+            settings[name] = str((path.parent / value).resolve())
     return checked_comparison(settings, str(path))
 
 

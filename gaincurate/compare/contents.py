@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gaincurate.compare.document import reached_at
 from gaincurate.compare.verdict import THESE
-from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
-from gaincurate.report.formatting import NONE, count, number, plain, signed
-from gaincurate.report.parts import Block, Cell, Heading, Part, Picture, Table, records
+from gaincurate.report.parts import (
+    Block,
+    Heading,
+    Part,
+    Picture,
+    Table,
+    count,
+    number,
+    plain,
+    records,
+    signed,
+)
 from gaincurate.report.plots import Curve, Points, intervals, lines
 
 _OVER = {
@@ -33,39 +43,29 @@ _OVER = {
 
 def parts(comparison: Json) -> list[Part]:
     """All parts of `document.document`."""
-    return [
-        _final(comparison),
-        *(_over(comparison, name) for name in _OVER),
-        _training(comparison),
-        _cost(comparison),
-        *([] if comparison["setting"]["tuned"] is None else [_tuning(comparison["setting"]["tuned"])]),
-        _made(comparison),
-    ]
+    tuned = comparison["setting"]["tuned"]
+    over = [_over(comparison, name) for name in _OVER]
+    more = [] if tuned is None else [_tuning(tuned)]
+    return [_final(comparison), *over, _training(comparison), _cost(comparison), *more, _made(comparison)]
 
 
 def to_html(comparison: Json) -> str:
     """The comparison as one HTML file; its texts are escaped, and the same document gives the same page."""
-    from gaincurate.report.html import environment  # needs an extra
+    from gaincurate.report.html import page  # needs an extra
 
     tones = {"better": "yes", "worse": "no"}
-    return (
-        environment("gaincurate.compare")
-        .get_template("compare.html.j2")
-        .render(
-            document=comparison,
-            setting=comparison["setting"],
-            arms=comparison["arms"],
-            tone=lambda arm: tones.get((arm["difference"] or {}).get("answer", ""), "unknown"),
-            parts=parts(comparison),
-        )
+    return page(
+        "compare.html.j2",
+        "gaincurate.compare",
+        document=comparison,
+        setting=comparison["setting"],
+        arms=comparison["arms"],
+        tone=lambda arm: tones.get((arm["difference"] or {}).get("answer", ""), "unknown"),
+        parts=parts(comparison),
     )
 
 
 def _final(comparison: Json) -> Part:
-    text = (
-        "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "
-        f"{comparison['setting']['claim']} that hold for all arms of a family together."
-    )
     arms, picture = comparison["arms"], final(comparison)
     has_learned = comparison["learned"]["value"] > 0  # else the model at the start is at the final accuracy
     ends = [
@@ -79,17 +79,16 @@ def _final(comparison: Json) -> Part:
         }
         for arm in arms
     ]
-    names = [f"seed_{seed}" for seed in comparison["setting"]["seeds"]]
-    seeds = [{"arm": arm["arm"], **dict(zip(names, arm["accuracy_by_seed"], strict=True))} for arm in arms]
-    caption = (
-        "At the end: ratios are of what an arm and the baseline spent until the baseline's final accuracy"
-    )
+    names = ["arm", *(f"seed_{seed}" for seed in comparison["setting"]["seeds"])]
+    seeds = [dict(zip(names, [arm["arm"], *arm["accuracy_by_seed"]], strict=True)) for arm in arms]
+    caption = "ratios are of what an arm and the baseline spent until the baseline's final accuracy"
     blocks: list[Block] = [
-        text,
+        "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "
+        f"{comparison['setting']['claim']} that hold for all arms of a family together.",
         *([picture] if picture else []),
         _verdicts(comparison),
-        records(caption, ends, " ".join(ends[0])),
-        records("Final accuracy of every seed", seeds, " ".join(seeds[0]), detail=True),
+        records(f"At the end: {caption}", ends),
+        records("Final accuracy of every seed", seeds, detail=True),
     ]
     return Part("final", "At the end", blocks)
 
@@ -102,8 +101,9 @@ def _verdicts(comparison: Json) -> Table:
     head += [f"less {second}", "verdict", *(["its control", "less it", "verdict"] if controlled else [])]
     rows = []
     for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
-        row, joint = arm["difference"], (arm["difference"] or {}).get("joint")
-        ends = NONE if joint is None else " to ".join(signed(end, 3) for end in joint)
+        row = arm["difference"]
+        joint = (row or {}).get("joint") or [None]  # of the baseline, and with one seed
+        ends = " to ".join(signed(end, 3) for end in joint)
         value, answer = _against(row)
         cells = [arm["arm"], f"{arm['accuracy']['value']:.3f}", value, ends, answer or "the baseline"]
         cells += [row["claims"][THESE]["answer"] if row else ""] if several else []
@@ -115,7 +115,7 @@ def _verdicts(comparison: Json) -> Table:
 
 def _against(difference: Json | None) -> tuple[str, str]:
     """A difference and its verdict."""
-    return (signed(difference["value"], 3), difference["answer"]) if difference else (NONE, "")
+    return (signed(difference["value"], 3), difference["answer"]) if difference else (signed(None), "")
 
 
 def final(comparison: Json) -> Picture | None:
@@ -126,14 +126,11 @@ def final(comparison: Json) -> Picture | None:
         "against_length": setting["second"],
         "against_control": "its own control",
     }
-    panels = [
-        (
-            f"against {name}",
-            [(a["arm"], _estimate(a[key]["value"], a[key]["joint"], 100)) for a in arms if a[key]],
-        )
+    rows = {
+        name: [(a["arm"], _estimate(a[key]["value"], a[key]["joint"], 100)) for a in arms if a[key]]
         for key, name in against.items()
-        if any(arm[key] for arm in arms)
-    ]
+    }
+    panels = [(f"against {name}", estimates) for name, estimates in rows.items() if estimates]
     if not panels:
         return None
     listed = ", ".join(f"{name} {signed(e.value, 1)}" for name, e in panels[0][1])
@@ -149,17 +146,22 @@ def _estimate(value: float, ends: list[float] | None, times: float = 1.0) -> Est
 def _over(comparison: Json, name: str) -> Part:
     title, text = _OVER[name]
     baseline = comparison["setting"]["baseline"]
-    text = f"Held-out accuracy at each mark, mean over seeds; {baseline} is the dashed line in grey. {text}"
     rows = [
-        [
-            arm["arm"],
-            *(f"{100 * mark['accuracy']:.1f} % at {count(round(mark[name]))}" for mark in arm["curve"]),
-        ]
+        {"arm": arm["arm"]}
+        | {
+            f"mark {mark['mark']}" if mark["mark"] else "start": (
+                f"{100 * mark['accuracy']:.1f} % at {count(round(mark[name]))}"
+            )
+            for mark in arm["curve"]
+        }
         for arm in comparison["arms"]
     ]
-    head = ["arm", "start", *(f"mark {mark['mark']}" for mark in comparison["arms"][0]["curve"][1:])]
-    table = Table(f"Held-out accuracy at each mark, and {name} spent", head, rows, detail=True)
-    return Part(name, title, [text, curves(comparison, name), table], detail=True)
+    blocks: list[Block] = [
+        f"Held-out accuracy at each mark, mean over seeds; {baseline} is the dashed line in grey. {text}",
+        curves(comparison, name),
+        records(f"Held-out accuracy at each mark, and {name} spent", rows, detail=True),
+    ]
+    return Part(name, title, blocks, detail=True)
 
 
 def curves(comparison: Json, over: str) -> Picture:
@@ -170,9 +172,8 @@ def curves(comparison: Json, over: str) -> Picture:
     }
     title = "generated tokens" if over == "tokens" else "seconds"
     ends = ", ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in by_arm.items())
-    return _multiples(
-        comparison, by_arm, (title, "held-out accuracy"), f"Held-out accuracy over {title}: {ends}."
-    )
+    titles = (title, "held-out accuracy")
+    return _multiples(comparison, by_arm, titles, f"Held-out accuracy over {title}: {ends}.")
 
 
 def over_training(comparison: Json, name: str, title: str) -> Picture | None:
@@ -211,73 +212,64 @@ def _training(comparison: Json) -> Part:
         }
         for arm in comparison["arms"]
     ]
-    effective = over_training(comparison, "effective", "effective prompts")
-    reward = over_training(comparison, "reward", "mean reward")
+    pictures = [
+        over_training(comparison, name, title)
+        for name, title in (("effective", "effective prompts"), ("reward", "mean reward"))
+    ]
+    caption = "with angle: rank correlation of the gradient's norm with the mean angle of a step"
     blocks: list[Block] = [
         "A group of rollouts teaches GRPO something only where its rewards differ: the share of such "
         "prompts is what a strategy wants to raise. A higher share that does not end in a higher accuracy "
         "is worth nothing. The mean reward rises as a strategy picks easier prompts as well as when the "
         "model gets better.",
-        *(picture for picture in (effective, reward) if picture),
-        records(
-            "All seeds; with angle: rank correlation of the gradient's norm with the mean angle of a step",
-            rows,
-            " ".join(rows[0]),
-        ),
+        *filter(None, pictures),
+        records(f"All seeds; {caption}", rows),
     ]
     return Part("training", "While training", blocks)
 
 
 def _cost(comparison: Json) -> Part:
-    rows = [
-        {"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in comparison["arms"]
+    arms = comparison["arms"]
+    rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
+    columns = "arm training references scoring rescoring tokens steps seconds"
+    blocks: list[Block] = [
+        "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a step "
+        "that is begun is ended.",
+        records("Tokens until the last mark, mean over seeds", rows, columns),
     ]
-    return Part(
-        "cost",
-        "What it cost",
-        [
-            "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a "
-            "step that is begun is ended.",
-            records(
-                "Tokens until the last mark, mean over seeds",
-                rows,
-                "arm training references scoring rescoring tokens steps seconds",
-            ),
-        ],
-    )
+    return Part("cost", "What it cost", blocks)
 
 
 def _tuning(tuned: Json) -> Part:
     """The grid that was tried before any arm."""
     rows = [
-        [
-            f"{row['learning_rate']:g}",
-            str(row["step_prompts"]),
-            str(row["group"]),
-            f"{row['accuracy']:.3f}",
-            number(row["steps"]),
-            "chosen" if tuned["chosen"].items() <= row.items() else "",
-        ]
+        {
+            "uniform, learning rate": f"{row['learning_rate']:g}",
+            "prompts a step": str(row["step_prompts"]),
+            "rollouts a prompt": str(row["group"]),
+            "right": f"{row['accuracy']:.3f}",
+            "steps": number(row["steps"]),
+            "choice": "chosen" if tuned["chosen"].items() <= row.items() else "",
+        }
         for row in tuned["grid"]
     ]
-    head = ["uniform, learning rate", "prompts a step", "rollouts a prompt", "right", "steps", "choice"]
     text = f"Uniform sampling with each setting before any arm, at equal tokens, seeds {tuned['seeds']}."
-    return Part("tuning", "Tuning", [text, Table("Held-out accuracy of uniform sampling", head, rows)])
+    return Part("tuning", "Tuning", [text, records("Held-out accuracy of uniform sampling", rows)])
 
 
 def _made(comparison: Json) -> Part:
     """The settings in which the arms differ, and those that they share, by name."""
-    setting = comparison["setting"]
-    asked, groups = setting["comparison"], ("train", "evaluation")
+    setting, groups = comparison["setting"], ("train", "evaluation")
+    asked = {**setting["comparison"], "model": setting["model"]}
     facts = {name: value for name, value in asked.items() if name not in (*groups, "arms", "tune")}
-    facts["model"] = setting["model"]
     facts |= {f"{group}.{name}": value for group in groups for name, value in asked[group].items()}
     facts |= {f"manifest of {name}": value for name, value in (setting["sets"] or {}).items()}
     facts = {name: value for name, value in facts.items() if value is not None}
-    settings: list[list[Cell]] = [
-        [arm["arm"], ", ".join(f"{name} {plain(value)}" for name, value in arm["settings"].items())]
-        for arm in comparison["arms"]
+    settings = {arm["arm"]: arm["settings"].items() for arm in comparison["arms"]}
+    rows = [
+        {"arm": arm, "settings": ", ".join(f"{name} {plain(value)}" for name, value in each)}
+        for arm, each in settings.items()
     ]
-    table = Table("Settings in which the arms differ", ["arm", "settings"], settings, left=["settings"])
+    table = records("Settings in which the arms differ", rows, left=["settings"])
     blocks: list[Block] = [table, Heading("What all arms share"), facts]
     return Part("made", "How this was made", blocks, detail=True)

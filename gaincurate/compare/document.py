@@ -1,7 +1,8 @@
-"""A comparison as one document of plain values.
+"""A comparison as one document of plain values, and its results in sentences for newcomers.
 
 The terminal, `--json` and the page show this document and nothing else. The same results give the same
-document.
+document. Sentences give accuracies as right answers of 100, because a difference of 0.02 says little to most
+readers.
 """
 
 from __future__ import annotations
@@ -14,30 +15,13 @@ from statistics import fmean
 
 import numpy as np
 
+from gaincurate.compare import verdict
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import (
-    FEWEST_TASKS,
-    MASS,
-    OTHERS,
-    THESE,
-    Claim,
-    Difference,
-    Ints,
-    Pairs,
-    Reached,
-    Resampled,
-    bands,
-    differences,
-    differences_over_tasks,
-    pairs_with,
-    reached,
-    resample,
-    task_count,
-)
-from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
+from gaincurate.compare.verdict import OTHERS, THESE, Claim, Ints, Resampled
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_value
 from gaincurate.core.stats import Floats, spearman, spearman_given
+from gaincurate.report.parts import listed
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 2
@@ -45,9 +29,10 @@ FORMAT = 2
 _UNSET = {"options": {}, "rescore": {}, "spent_before": 0, "stratify": "none"}
 Steps = Mapping[str, Floats]
 _COSTS = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
-PARTS = 10
-"""How many parts of the budget `over_time` tells of."""
+PARTS = 10  # of the budget, in `over_time`
 _FEWEST = 10  # steps, under which a correlation says nothing
+_MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
+_SAME = "no difference seen"
 
 
 def document(results: Results) -> Json:
@@ -60,15 +45,16 @@ def document(results: Results) -> Json:
     arms, codes = results.arms, None
     if results.tasks is not None:
         codes = np.unique(results.tasks, return_inverse=True)[1].astype(np.int64)
-    resampled = resample(results.accuracy, codes)
-    claim: Claim = OTHERS if codes is not None and task_count(codes) >= FEWEST_TASKS else THESE
+    resampled = verdict.resample(results.accuracy, codes)
+    tasks_vary = codes is not None and verdict.task_count(codes) >= verdict.FEWEST_TASKS
+    claim: Claim = OTHERS if tasks_vary else THESE
 
-    def family(pairs: Pairs) -> dict[str, Json]:
+    def family(pairs: verdict.Pairs) -> dict[str, Json]:
         """Of each arm: its difference for the headline's claim, and for every claim that can be made."""
-        rows = {THESE: _by_arm(differences(arms, resampled, pairs))}
+        rows = {THESE: _by_arm(verdict.differences(arms, resampled, pairs))}
         if codes is not None and claim == OTHERS:
             last = results.accuracy[:, -1]
-            rows[OTHERS] = _by_arm(differences_over_tasks(arms, last, codes, pairs, resampled.apart))
+            rows[OTHERS] = _by_arm(verdict.differences_over_tasks(arms, last, codes, pairs, resampled.apart))
         return {
             arm: {**row, "claim": claim, "claims": {each: rows[each][arm] for each in rows}}
             for arm, row in rows[claim].items()
@@ -77,14 +63,14 @@ def document(results: Results) -> Json:
     controls = results.facts.get("controls", {})
     spent, budget = results.costs["tokens"].mean(axis=2), float(results.comparison["budget_tokens"])
     compared = {
-        "difference": family(pairs_with(arms, BASELINE)),
-        "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
+        "difference": family(verdict.pairs_with(arms, BASELINE)),
+        "against_length": family(verdict.pairs_with(arms, SECOND, without=[BASELINE])),
         "against_control": family(
             [(arms.index(a), arms.index(b)) for a, b in controls.items() if a in arms and b in arms]
         ),
-        "reached": _by_arm(reached(arms, spent, budget, resampled, BASELINE)),
+        "reached": _by_arm(verdict.reached(arms, spent, budget, resampled, BASELINE)),
     }
-    edges = bands(resampled)
+    edges = verdict.bands(resampled)
     measures = {
         "format": FORMAT,
         "setting": _setting(results, claim, codes),
@@ -104,16 +90,11 @@ def document(results: Results) -> Json:
 
 def _setting(results: Results, claim: Claim, codes: Ints | None) -> Json:
     """The settings, the sets, the baselines, and the tasks: how many of equal size say as much."""
-    comparison, facts = results.comparison, results.facts
-    tasks = None
+    comparison, facts, tasks = results.comparison, results.facts, None
     if results.tasks is not None and codes is not None:
         counts = Counter(sorted(results.tasks))
-        tasks = {
-            "columns": facts.get("tasks"),
-            "count": len(counts),
-            "effective": task_count(codes),
-            "prompts": counts,
-        }
+        tasks = {"columns": facts.get("tasks"), "count": len(counts), "effective": verdict.task_count(codes)}
+        tasks["prompts"] = counts
     return {
         "comparison": comparison,
         "model": facts.get("model"),
@@ -136,11 +117,11 @@ def _learned(resampled: Resampled, base: int) -> Json:
     value = resampled.curves[base, -1] - resampled.curves[base, 0]
     if not len(resampled.draws):
         return {"value": value, "interval": None}
-    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), MASS)
+    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), verdict.MASS)
     return {"value": value, "interval": [value - half, value + half]}
 
 
-def _by_arm(rows: Sequence[Difference | Reached]) -> dict[str, Json]:
+def _by_arm(rows: Sequence[verdict.Difference | verdict.Reached]) -> dict[str, Json]:
     """The fields of each row but the arm's name, by that."""
     return {row.arm: {name: value for name, value in asdict(row).items() if name != "arm"} for row in rows}
 
@@ -183,11 +164,11 @@ def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | N
         {
             "mark": mark,
             **{name: values[mark] for name, values in means.items()},
-            "accuracy": resampled.curves[place, mark],
+            "accuracy": accuracy,
             "interval": None if edges is None else edges[:, place, mark],
             "response_tokens": written[mark] / completions[mark],
         }
-        for mark in range(resampled.curves.shape[1])
+        for mark, accuracy in enumerate(resampled.curves[place])
     ]
 
 
@@ -232,17 +213,14 @@ def over_time(trained: Sequence[Steps], budget: float) -> Json:
 
 
 def _means(steps: Steps) -> Json:
-    return {
-        "effective": _mean(steps["effective"], steps["prompts"]),
-        "reward": _mean(steps["reward"], steps["rollouts"]),
-        "grad_norm": _mean(steps["grad_norm"], np.ones_like(steps["grad_norm"])),
-        "angle": _mean(steps["angle"], steps["prompts"]),
-    }
-
-
-def _mean(values: Floats, weights: Floats) -> float | None:
-    usable = np.isfinite(values) & (weights > 0)
-    return float(np.average(values[usable], weights=weights[usable])) if usable.any() else None
+    weights = {"effective": "prompts", "reward": "rollouts", "grad_norm": None, "angle": "prompts"}
+    means: Json = {}
+    for name, of in weights.items():
+        values = steps[name]
+        weight = np.ones_like(values) if of is None else steps[of]
+        usable = np.isfinite(values) & (weight > 0)
+        means[name] = float(np.average(values[usable], weights=weight[usable])) if usable.any() else None
+    return means
 
 
 def with_angle(trained: Sequence[Steps]) -> Json:
@@ -252,14 +230,209 @@ def with_angle(trained: Sequence[Steps]) -> Json:
     both have in common with time: an arm that goes from high to low angles while its gradients shrink for
     other reasons has a correlation of its own making. None where there are too few steps or no angles.
     """
-    both, given_step = list[float](), list[float]()
+    both, given_step = list[float | None](), list[float | None]()
     for steps in trained:
         usable = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
         norm, angle, step = (steps[name][usable] for name in ("grad_norm", "angle", "step"))
-        if len(norm) < _FEWEST or (overall := spearman(norm, angle)) is None:
-            continue
-        both.append(overall)
-        if (given := spearman_given(norm, angle, step)) is not None:
-            given_step.append(given)
-    means = (fmean(each) if each else None for each in (both, given_step))
-    return {**dict(zip(("spearman", "given_step"), means, strict=True)), "seeds": len(both)}
+        if len(norm) >= _FEWEST:
+            both.append(spearman(norm, angle))
+            given_step.append(spearman_given(norm, angle, step))
+    defined = [[value for value in each if value is not None] for each in (both, given_step)]
+    overall, given = (fmean(each) if each else None for each in defined)
+    return {"spearman": overall, "given_step": given, "seeds": len(defined[0])}
+
+
+def headline(document: Json) -> str:
+    """The verdicts over all arms, what they are where only prompts may change, and against own controls."""
+    setting, arms = document["setting"], [arm for arm in document["arms"] if arm["difference"]]
+    baseline, answers = setting["baseline"], {arm["arm"]: arm["difference"]["answer"] for arm in arms}
+    if "cannot say" in answers.values():
+        return (
+            "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. "
+            "Give at least three."
+        )
+    count = f"{len(answers)} other {'strategy' if len(answers) == 1 else 'strategies'}"
+    where = _where(setting)
+    sentence = f"At equal cost, of {count}, {_summary(answers, baseline, where)}."
+    if set(answers.values()) == {_SAME}:
+        most = max(float(arm["difference"]["detectable"]) for arm in arms)
+        sentence = (
+            f"No difference seen: at equal cost none of {count} ended better or worse than "
+            f"{baseline}{where}, as far as this comparison can see. {100 * most:.1f} more or fewer "
+            "right answers of 100 would have been seen in 8 of 10 such comparisons."
+        )
+    if where:
+        these = {arm["arm"]: arm["difference"]["claims"][THESE]["answer"] for arm in arms}
+        alone = f"For more prompts of these {setting['tasks']['count']} tasks alone"
+        sentence += f" {alone}: {_summary(these, baseline)}."
+    if own := {a["arm"]: a["against_control"]["answer"] for a in document["arms"] if a["against_control"]}:
+        against = _summary(own, "its control", where)
+        sentence += f" Against {baseline} with the same replay and size of a step: {against}."
+    return sentence
+
+
+def _where(setting: Json) -> str:
+    """The tasks that a verdict is about, where it is not these alone."""
+    return f" on {OTHERS}" if setting["claim"] == OTHERS else ""
+
+
+def _summary(answers: Mapping[str, str], baseline: str, where: str = "") -> str:
+    better, worse = (
+        listed([arm for arm, a in answers.items() if a == wanted]) for wanted in ("better", "worse")
+    )
+    same = sum(answer == _SAME for answer in answers.values())
+    parts = [
+        f"better than {baseline}{where}: {better}" if better else f"none better than {baseline}{where}",
+        f"worse: {worse}" if worse else "none worse",
+        *([f"{_SAME}: {same}"] if same else []),
+    ]
+    return "; ".join(parts)
+
+
+def about_arm(document: Json, arm: Json) -> str:
+    """One arm against the baseline, and against its own control where it has one."""
+    setting, row, control = document["setting"], arm["difference"], arm["against_control"]
+    baseline, name, learned = setting["baseline"], arm["arm"], document["learned"]["value"]
+    if row is None:
+        return (
+            f"{name}: what the others are measured against. {100 * arm['accuracy']['value']:.1f} of 100 "
+            f"held-out answers were right at the end, {100 * learned:+.1f} since the start."
+        )
+    points = f"{100 * row['value']:+.1f} right answers of 100 against {baseline}"
+    if row["joint"] is None:
+        return f"{name}: cannot say. {points}, with one seed: it may be the seed's doing."
+    points += f" ({_ends(row)})"
+    if row["answer"] == _SAME:
+        low, high = (100 * end for end in row["joint"])
+        units = f"{setting['prompts']:,} held-out prompts"
+        if setting["claim"] == OTHERS:
+            units = f"{setting['tasks']['count']:,} tasks"
+        text = (
+            f"{name}: {_SAME}. {points}: with {setting['seeds_count']} seeds and {units} up to "
+            f"{max(high, 0):.1f} more or {max(-low, 0):.1f} fewer could hide here."
+        )
+    else:
+        text = f"{name}: {row['answer']} than {baseline}. {points}."
+        is_reached = arm["reached"]["spent"] is not None
+        # A target that the model at the start meets says nothing, and noise touches the curve of a worse arm.
+        if learned > 0 and not is_reached:
+            text += f" It did not reach {baseline}'s final accuracy within the budget."
+        elif learned > 0 and row["answer"] != "worse":
+            text += f" It was at {baseline}'s final accuracy after {reached_at(document, arm)} of the budget."
+    text += _these(row)
+    if control is None:
+        return text
+    than = "against" if control["answer"] == _SAME else "than"
+    same = f"At the same replay and size of a step: {control['answer']} {than} {arm['control']}"
+    return f"{text} {same} ({_points(control)}).{_these(control)}"
+
+
+def _these(row: Json) -> str:
+    """The answer for these tasks alone, where it is another one."""
+    these = row["claims"][THESE]
+    if these["answer"] == row["answer"]:
+        return ""
+    return f" For more prompts of these tasks alone: {these['answer']} ({_ends(these)})."
+
+
+def reached_at(document: Json, arm: Json) -> str:
+    """The share of the budget after which an arm was at the baseline's final accuracy, with its interval."""
+    reached = arm["reached"]
+    if document["learned"]["value"] <= 0:
+        return "\N{EN DASH}"
+    if reached["spent"] is None:
+        return "not reached"
+    share = f"{100 * reached['share']:.0f} %"
+    if reached["share_interval"] is None:
+        return share
+    ends = ("never" if end is None else f"{100 * end:.0f} %" for end in reached["share_interval"])
+    return f"{share} ({' to '.join(ends)})"
+
+
+def about_length(document: Json) -> str | None:
+    """The other arms against sorting by length, which needs no model; None where nothing is compared."""
+    setting = document["setting"]
+    rows = [(arm["arm"], arm["against_length"]) for arm in document["arms"] if arm["against_length"]]
+    if not rows or any(row["joint"] is None for _, row in rows):
+        return None
+    where = _where(setting)
+    sentence = (
+        f"Against {setting['second']}, which knows nothing but how long a question is, {_with_points(rows)}"
+        f"{where} ({setting['baseline']} is left out here: the two are compared above)."
+    )
+    if where:
+        these = _with_points([(arm, row["claims"][THESE]) for arm, row in rows])
+        sentence += f" For more prompts of these tasks alone: {these}."
+    return sentence
+
+
+def _with_points(rows: list[tuple[str, Json]]) -> str:
+    parts = []
+    for answer in ("better", "worse"):
+        named = [f"{arm} ({_points(row)})" for arm, row in rows if row["answer"] == answer]
+        parts += [f"{answer}: {listed(named)}"] if named else []
+    if same := sum(row["answer"] == _SAME for _, row in rows):
+        parts.append(f"{_SAME}: {same if parts else 'all'} of {len(rows)}")
+    return "; ".join(parts)
+
+
+def _points(row: Json) -> str:
+    return f"{100 * row['value']:+.1f}, {_ends(row)}"
+
+
+def _ends(row: Json) -> str:
+    low, high = row["joint"]
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def notes(document: Json, left_out: int) -> list[str]:
+    """The reasons to doubt or limit the verdicts."""
+    setting, learned, sentences = document["setting"], document["learned"], []
+    baseline, seeds, tasks = setting["baseline"], setting["seeds_count"], setting["tasks"]
+    if learned["interval"] is not None and learned["interval"][0] <= 0:
+        low, high = learned["interval"]
+        sentences.append(
+            f"It is not clear that {baseline} learned anything ({100 * learned['value']:+.1f} right answers "
+            f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
+            "strategy can be told from another. A larger budget or learning rate may show more."
+        )
+    if setting["tuned"] is not None:
+        chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
+        sentences.append(
+            f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
+            f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step and "
+            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms have it. It was "
+            f"chosen on the held-out prompts, with other seeds, so {baseline}'s accuracy may be "
+            "flattered a little and no arm's gain is."
+        )
+    shares = {arm["arm"]: arm["cost"]["scoring"] / setting["budget_tokens"] for arm in document["arms"]}
+    sentences += [
+        f"{arm} had spent {100 * share:.0f} % of the budget on scores before its first step: its verdict is "
+        "about that price too. A larger budget, or a `prefill_weight` that was measured, may show another."
+        for arm, share in shares.items()
+        if share >= _MUCH
+    ]
+    sentences += [
+        f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
+        f"its own {seeds} seeds alone and are wide."
+        for arm in document["apart"]
+    ]
+    if seeds == 2:
+        sentences.append("With two seeds most differences stay unseen; give at least three.")
+    if seeds > 1 and setting["claim"] == THESE and tasks is None:
+        sentences.append(
+            "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where "
+            "they come in tasks, the verdicts are about more prompts of these tasks and not about others."
+        )
+    elif seeds > 1 and setting["claim"] == THESE:
+        sentences.append(
+            f"The verdicts are about more prompts of these {tasks['count']} tasks, which say as much as "
+            f"{tasks['effective']:.1f} of equal size. With fewer than {verdict.FEWEST_TASKS} nothing is said "
+            "of other tasks."
+        )
+    if left_out:
+        sentences.append(
+            f"{left_out:,} held-out prompts are left out: of one model at least no completion could be "
+            "judged."
+        )
+    return sentences

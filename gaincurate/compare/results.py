@@ -8,6 +8,7 @@ can be shown again without training.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 
-FACTS, RESULTS = "comparison.json", "results"
-"""Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
+FACTS, RESULTS = "comparison.json", "results"  # what was asked for, and the folder of the tables
 EVALUATIONS, MARKS, STEPS, TASKS = "evaluations", "marks", "steps", "tasks"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 Tables = Mapping[str, pa.Table]
@@ -74,26 +74,22 @@ COSTS, PER_STEP = SCHEMAS[MARKS].names[3:], SCHEMAS[STEPS].names[2:]
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that was measured, in the order of the names; the first mark is the model at the start.
+    """All that was measured, in the order of the names; the first mark is the model at the start."""
 
-    `right`, `samples` and `written` (tokens of all completions) are `[arms, 1 + marks, seeds, prompts]`;
-    `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, at the start scoring alone; `steps` has,
-    by (arm, seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts
-    held-out prompts that were taken out because some model had no completion of them that could be judged.
-    `tasks` are the prompts' tasks, None where nothing says them.
-    """
-
-    facts: Json
+    facts: Json  # as in `comparison.json`
     arms: list[str]
     seeds: list[int]
     prompts: list[str]
-    left_out: int
-    right: Floats
+    left_out: int  # held-out prompts of which some model had no completion that could be judged
+    right: Floats  # [arms, 1 + marks, seeds, prompts], as the next two
     samples: Floats
-    written: Floats
-    costs: Mapping[str, Floats]
+    written: Floats  # tokens of all completions
+    costs: Mapping[
+        str, Floats
+    ]  # for each name in `COSTS`, [arms, 1 + marks, seeds]; at the start scoring alone
     steps: Mapping[tuple[str, int], Mapping[str, Floats]]
-    tasks: list[str] | None
+    """By (arm, seed), for each name in `PER_STEP`, `[steps]`, NaN where there is no value."""
+    tasks: list[str] | None  # of the prompts, None where nothing says them
 
     @property
     def comparison(self) -> Json:
@@ -104,8 +100,7 @@ class Results:
     @property
     def accuracy(self) -> Floats:
         """The share of right answers, `[arms, 1 + marks, seeds, prompts]`."""
-        shares: Floats = self.right / self.samples
-        return shares
+        return np.asarray(self.right / self.samples)
 
 
 def read_results(out: Path) -> Results:
@@ -121,12 +116,7 @@ def read_results(out: Path) -> Results:
 
 
 def results_of(facts: Json, tables: Tables, where: Path) -> Results:
-    """The same of what was read.
-
-    Args:
-        facts: as in `comparison.json`.
-        tables: as `read_tables` reads them.
-        where: for what is said when they do not fit.
+    """The same of facts and tables as they were read; `where` is for the sentence when they do not fit.
 
     Raises:
         OutputError: the tables are not those of the settings.
@@ -150,7 +140,15 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
             f"{where}: of no held-out prompt every model has a completion that could be judged."
         )
     costs = {name: filled(tables[MARKS], name, *trained, marks) for name in COSTS}
-    scoring, nothing = costs["scoring"][:, :1], np.zeros((len(arms), 1, len(seeds)))
+    start = costs["scoring"][:, :1]  # what an arm has spent on its order before the first step
+    for name, values in costs.items():
+        first = start if name in ("tokens", "scoring") else np.zeros_like(start)
+        costs[name] = np.concatenate([first, values], axis=1)
+    steps = {}
+    for key in itertools.product(arms, seeds):
+        rows = tables[STEPS].filter((pc.field("arm") == key[0]) & (pc.field("seed") == key[1]))
+        columns = {name: rows.column(name).cast(pa.float64()) for name in PER_STEP}
+        steps[key] = {name: each.to_numpy(zero_copy_only=False) for name, each in columns.items()}
     task_of = dict(zip(*(tables[TASKS].column(name).to_pylist() for name in ("gc_id", "task")), strict=True))
     return Results(
         facts,
@@ -161,18 +159,10 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         right[..., judged],
         samples[..., judged],
         written[..., judged],
-        {  # before the first step, an arm has spent the scoring pass of its order
-            name: np.concatenate([scoring if name in ("tokens", "scoring") else nothing, values], axis=1)
-            for name, values in costs.items()
-        },
-        {(arm, seed): _steps(tables[STEPS], arm, seed) for arm in arms for seed in seeds},
+        costs,
+        steps,
         [task_of[prompt] for prompt in prompts[judged]] if task_of else None,
     )
-
-
-def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
-    rows = table.filter((pc.field("arm") == arm) & (pc.field("seed") == seed))
-    return {name: rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in PER_STEP}
 
 
 def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import fmean
@@ -22,10 +22,9 @@ from gaincurate.compare.arm import ArmJob, judging, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.columns import NO_GROUP, read_column
+from gaincurate.core.columns import NO_GROUP, fields, read_column
 from gaincurate.core.files import differing_keys, temporary_folder
 from gaincurate.core.locks import WORK, Split, writing
-from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -35,7 +34,7 @@ from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.verifier import VerifierPool
 from gaincurate.errors import InputError, OutputError, TrainerError
-from gaincurate.report.formatting import seconds as duration
+from gaincurate.report.parts import seconds as duration
 from gaincurate.report.table import likely_groups
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.scoring.config import MachineConfig
@@ -43,11 +42,9 @@ from gaincurate.scoring.model import find_model
 from gaincurate.scoring.plan import resolve_machine
 
 START, JOBS, TUNE = "start", "jobs", "tune"
-CHOICE = "tune.json"
-"""In the folder `tune`: what was tried and what was chosen."""
+CHOICE = "tune.json"  # in the folder `tune`: what was tried and what was chosen
 FORMAT = 1
-_FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}
-"""Settings that may change; a set is known by its manifest."""
+_FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}  # settings that may change
 _LOOK = 0.2  # seconds between two looks at what is done
 
 
@@ -59,15 +56,11 @@ def compare(
     *,
     tune: bool = False,
 ) -> None:
-    """Train and judge what is left of a comparison, and write its tables.
+    """Train and judge what is left of a comparison, so many arms at a time, and write its tables into `out`.
 
-    Args:
-        comparison: the settings.
-        out: its folder.
-        progress: hears how it goes.
-        workers: arms that are trained at a time. What is measured does not depend on it, but for the seconds.
-        tune: find a learning rate and a size of a step for uniform sampling first, which all arms then
-            have. A folder that was begun so goes on so, whether or not it is asked for again.
+    What is measured does not depend on the number of `workers`, but for the seconds. With `tune`, the best
+    settings of uniform sampling are found first, which all arms then have. A folder that was begun so goes on
+    so, whether or not it is asked for again.
 
     Raises:
         InputError: a set, an arm or a setting is not right.
@@ -91,16 +84,11 @@ def compare(
             write_sealed(out / FACTS, facts | {"begun": {}})
         if tuning is not None:
             facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
-        for job in jobs:  # what is wrong with an arm is said before any is trained
-            # Prepared once, and never stated: nothing was trained, and the name may stand for another now.
-            if job.arm.name not in begun:
-                shutil.rmtree(job.folder, ignore_errors=True)
-            job.prepare()
+        _prepare(jobs, begun)
         write_sealed(out / FACTS, facts)
-        start = out / START
-        if not (start / MANIFEST).exists():
+        if not (out / START / MANIFEST).exists():
             progress.note("judging the model at the start")
-            roll_out(judging(comparison, model_at_start(comparison), start))
+            roll_out(judging(comparison, model_at_start(comparison), out / START))
         _work(jobs, progress, workers)
         collect(comparison, out, jobs)
 
@@ -114,8 +102,7 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
         done, or None.
 
     Raises:
-        InputError: what the comparison would refuse before the first training.
-        OutputError: the folder holds something else.
+        InputError, OutputError: what the comparison would refuse before the first training.
     """
     check(comparison)
     check_means(comparison)
@@ -147,6 +134,17 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
     }
 
 
+def _prepare(jobs: Sequence[ArmJob], begun: Collection[str]) -> None:
+    """Prepare jobs, so that what is wrong with one is said before any is trained.
+
+    Arms that are not in `begun` were not trained, and the name may stand for another one now.
+    """
+    for job in jobs:
+        if job.arm.name not in begun:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        job.prepare()
+
+
 def arm_jobs(comparison: Comparison, out: Path) -> list[ArmJob]:
     """Every arm with every seed, seed by seed."""
     return [
@@ -170,11 +168,7 @@ def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob
 
 
 def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
-    """Have all jobs done, so many at a time.
-
-    Raises:
-        TrainerError: a job failed; the others were tried before it is said.
-    """
+    """Have all jobs done, so many at a time. If one fails, the others are tried before it is said."""
     left = [job for job in jobs if not job.done]
     stop, failed = threading.Event(), list[TrainerError]()
     shares = {job: job.share if job in left else 1.0 for job in jobs}
@@ -231,12 +225,7 @@ def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, st
 
 
 def check(comparison: Comparison) -> None:
-    """Look at what can be known before anything is spent.
-
-    Raises:
-        InputError: no model, or prompts that are in both sets.
-        OutputError: a set is not finished.
-    """
+    """Refuse what is known before anything is spent: no model, prompts in both sets, no tasks in columns."""
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
@@ -267,31 +256,17 @@ def task_columns(comparison: Comparison) -> list[str]:
 
 
 def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
-    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
-
-    Raises:
-        InputError: the set has no such column.
-    """
-    values = []
+    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns."""
+    kinds, values = dict(fields(scored.schema)), []
     for name in columns:
-        if name.partition(".")[0] not in scored.schema.names:
-            raise InputError(
-                f"tasks = {list(columns)}: {scored.folder} has no column {name!r}; it has "
-                f"{', '.join(scored.schema.names)}{near(name, scored.schema.names)}."
-            )
-        values.append(pc.fill_null(pc.cast(read_column(scored, name), pa.string()), NO_GROUP).to_pylist())
+        column = read_column(scored, name) if name in kinds else scored.column(name)
+        values.append(pc.fill_null(pc.cast(column, pa.string()), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
 
 
 def check_means(comparison: Comparison) -> None:
-    """See that trainer, model, verifier and gold answers are what a training needs, before the first one.
-
-    Raises:
-        InputError: TRL has no such setting; the verifier cannot be loaded; a set has no gold answers; far
-            more threads than CPUs.
-        ModelError: the model is not here.
-    """
+    """See that trainer, model, verifier and gold answers are what a training needs, before the first one."""
     find_model(model_at_start(comparison))
     for folder in (comparison.scored, comparison.heldout):
         answer_column(ScoredSet(folder), comparison.answer_column, needed=":" not in comparison.verifier)
@@ -304,35 +279,30 @@ def check_means(comparison: Comparison) -> None:
         raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
 
 
-def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
-    """The facts of the folder once all arms are prepared, and the names of those that were prepared
-    before. Another comparison there is refused; nothing is written.
+def stated(comparison: Comparison, out: Path) -> tuple[Json, Collection[str]]:
+    """The facts of the folder once all arms are prepared, and the names of those that were prepared before.
 
-    Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
-    thing; one that was refused may come again under its name, fixed.
+    Another comparison there is refused; nothing is written. Arms and seeds may come and go. `begun` has every
+    arm that was ever prepared, so a name stands for one thing. A refused arm may come again, fixed.
     """
     path = out / FACTS
     before = read_sealed(path) if path.exists() else None
-    arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
-    begun = (before or {}).get("begun", {})
+    begun = {} if before is None else before.get("begun", {})
+    controls = {arm.name: comparison.control_of(arm) for arm in comparison.arms}
     facts: Json = {
         "format": FORMAT,
         "comparison": comparison.model_dump(mode="json"),
         "sets": _sets(comparison),
         "model": model_at_start(comparison),
         "tasks": task_columns(comparison),
-        "controls": {
-            arm.name: control.name
-            for arm in comparison.arms
-            if (control := comparison.control_of(arm)) and control in comparison.arms
-        },
-        "begun": {**begun, **arms},
+        "controls": {name: arm.name for name, arm in controls.items() if arm and arm in comparison.arms},
+        "begun": begun | {arm.name: arm.model_dump(mode="json") for arm in comparison.arms},
     }
     if before is not None:
         now = _bound(facts) | {"arms": {name: facts["begun"][name] for name in begun}}
         more = " (Arms and seeds may be added and left out.)"
         _refuse_change(f"{out} holds another comparison", _bound(before) | {"arms": begun}, now, more)
-    return facts, set(begun)
+    return facts, begun
 
 
 def refuse_others(out: Path) -> None:
@@ -347,11 +317,8 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     """Train uniform sampling with every setting of the grid, and choose the best on the held-out prompts.
 
     The choice is made on the prompts that arms are judged on, with seeds of its own. It can flatter uniform
-    sampling a little, and no arm against it. A split would cost every verdict half of its prompts.
-
-    Returns:
-        `grid`, a row for each setting with its held-out accuracy by seed, and `chosen`, the settings of the
-        row with the highest mean, the first of equal ones.
+    sampling a little, and no arm against it. A split would cost every verdict half of its prompts. `grid` of
+    the result has a row for each setting, and `chosen` is the first of those with the highest mean accuracy.
     """
     path = out / TUNE / CHOICE
     if (out / FACTS).exists() and not path.exists():
@@ -365,34 +332,30 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         _refuse_change(f"{out} was tuned with other settings", before["asked"], asked)
         if before.get("chosen") is not None:
             return before
-    rows, jobs = map(list, zip(*tune_jobs(comparison, out), strict=True))
-    trainings = [job for each in zip(*jobs, strict=True) for job in each]
-    for job in trainings:
-        if before is None:  # killed while it was prepared
-            shutil.rmtree(job.folder, ignore_errors=True)
-        job.prepare()
+    tried = tune_jobs(comparison, out)
+    trainings = [job for each in zip(*(jobs for _, jobs in tried), strict=True) for job in each]
+    _prepare(trainings, [] if before is None else [job.arm.name for job in trainings])
     if not all(job.done for job in trainings):
         check_means(comparison)
     state: Json = {"format": FORMAT, "asked": asked, "seeds": comparison.tune.seeds}
     write_sealed(path, state)
-    progress.note(f"tuning uniform: {len(rows)} settings, {len(comparison.tune.seeds)} seeds each")
+    progress.note(f"tuning uniform: {len(tried)} settings, {len(comparison.tune.seeds)} seeds each")
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
-    for row, of_row in zip(rows, jobs, strict=True):
-        judged = [[each for each in job.evaluation_rows(prompts) if each["samples"]] for job in of_row]
-        row["accuracy_by_seed"] = [
-            fmean(each["right"] / each["samples"] for each in rows_of) if rows_of else 0.0
-            for rows_of in judged
-        ]
+    for row, jobs in tried:
+        judged = [[each for each in job.evaluation_rows(prompts) if each["samples"]] for job in jobs]
+        shares = [[each["right"] / each["samples"] for each in rows] for rows in judged]
+        row["accuracy_by_seed"] = [fmean(each) if each else 0.0 for each in shares]
         row["accuracy"] = fmean(row["accuracy_by_seed"])
-        row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
-    best = max(rows, key=lambda row: float(row["accuracy"]))
+        row["steps"] = fmean(job.cost(0)["step"] for job in jobs)
+    grid = [row for row, _ in tried]
+    best = max(grid, key=lambda row: float(row["accuracy"]))
     chosen = {name: best[name] for name in ("learning_rate", "step_prompts", "group")}
     progress.note(
         f"tuned: learning rate {chosen['learning_rate']:g}, {chosen['step_prompts']} prompts a step, "
         f"{chosen['group']} rollouts a prompt"
     )
-    state |= {"grid": rows, "chosen": chosen}
+    state |= {"grid": grid, "chosen": chosen}
     write_sealed(path, state)
     return state
 
@@ -416,8 +379,8 @@ def _refuse_change(sentence: str, before: Json, now: Json, more: str = "") -> No
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     """Write everything that is on disk into tables."""
-    prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
-    tasks = tasks_by_id(ScoredSet(comparison.heldout), task_columns(comparison))
+    heldout = ScoredSet(comparison.heldout)
+    prompts, tasks = heldout.column(ID).to_pylist(), tasks_by_id(heldout, task_columns(comparison))
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
     rows[TASKS] = [{ID: gc_id, "task": task} for gc_id, task in sorted(tasks.items())]
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):

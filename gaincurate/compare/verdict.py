@@ -34,12 +34,10 @@ Claim = Literal["these tasks", "other tasks like these"]
 THESE: Claim = "these tasks"
 OTHERS: Claim = "other tasks like these"
 Interval = tuple[float, float]
-Pairs = Sequence[tuple[int, int]]
-"""The places of arms, and of the arm that each is compared with."""
+Pairs = Sequence[tuple[int, int]]  # the places of arms, and of the arm that each is compared with
 Ints = npt.NDArray[np.int64]
 MASS = 0.95
-FEWEST_TASKS = 5
-"""With fewer, counted by `task_count`, nothing is said of other tasks."""
+FEWEST_TASKS = 5  # with fewer, counted by `task_count`, nothing is said of other tasks
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
 _PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
 _APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
@@ -95,13 +93,7 @@ def pairs_with(arms: Sequence[str], baseline: str, without: Sequence[str] = ()) 
 
 
 def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list[Difference]:
-    """Compare arms at the last mark, for these tasks; one family.
-
-    Args:
-        arms: their names, `[arms]`.
-        resampled: their curves.
-        pairs: which is compared with which.
-    """
+    """Compare arms at the last mark, for these tasks; the pairs are one family."""
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     values = resampled.curves[first, -1] - resampled.curves[second, -1]
     if not len(resampled.draws):
@@ -127,10 +119,10 @@ def differences_over_tasks(
     of sums, because another task has another number of prompts. The variance of whole seeds is added.
 
     Args:
-        arms: their names, `[arms]`.
+        arms: their names.
         accuracy: mean correctness at the last mark, `[arms, seeds, prompts]`, in [0, 1].
         tasks: each prompt's task from 0, `[prompts]`; every number up to the largest has a prompt.
-        pairs: which is compared with which.
+        pairs: one family.
         apart: places of arms whose seeds have a spread of their own, as `Resampled` has them.
 
     Raises:
@@ -219,12 +211,7 @@ def reached(
 ) -> list[Reached]:
     """The cost of every arm to reach the baseline's final accuracy.
 
-    Args:
-        arms: their names, `[arms]`.
-        spent: at each mark, `[arms, marks]`, not falling: tokens, or seconds.
-        budget: what `share` is a share of.
-        resampled: their curves.
-        baseline: one of the names.
+    `spent` is that at each mark, `[arms, marks]`, not falling: tokens, or seconds. `budget` is in its unit.
     """
     base = list(arms).index(baseline)
     # When the target is reached as measured, and in each draw, `[arms, 1 + draws]`; infinite where never.
@@ -264,13 +251,13 @@ def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
 
 def first_reach(spent: Floats, curve: Floats, target: float) -> float:
     """Where a curve first is at `target`, in a straight line between marks; infinite if it never is."""
-    if curve[0] >= target:
+    k = int(np.argmax(curve >= target))
+    if curve[k] < target:
+        return math.inf
+    if k == 0:
         return float(spent[0])
-    for k in range(1, len(curve)):
-        if curve[k] >= target:
-            share = (target - curve[k - 1]) / (curve[k] - curve[k - 1])
-            return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))
-    return float("inf")
+    share = (target - curve[k - 1]) / (curve[k] - curve[k - 1])
+    return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +276,8 @@ class Resampled:
 def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, seed: int = 0) -> Resampled:
     """Resample seeds, and prompts within their tasks.
 
-    Args:
-        accuracy: mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1].
-        tasks: each prompt's task from 0, `[prompts]`; None where all are of one.
-        draws: how many times.
-        seed: of the resampling; the same everywhere.
+    `accuracy` is mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1], and `tasks` are each prompt's
+    task from 0, `[prompts]`; None where all are of one.
     """
     arms, _, seeds, prompts = accuracy.shape
     tasks = np.zeros(prompts, np.int64) if tasks is None else tasks
@@ -369,9 +353,7 @@ def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats
 def student(freedom: int, numbers: Floats) -> float:
     """The factor that turns a normal number into one of Student's distribution: sqrt(freedom / chi squared).
 
-    Args:
-        freedom: degrees of freedom, from 1.
-        numbers: uniform, freedom / 2 + 2 of them at least.
+    It needs freedom / 2 + 2 uniform numbers or more.
     """
     pairs = freedom // 2
     chi_squared = -2 * np.log(numbers[:pairs]).sum()
@@ -383,9 +365,7 @@ def student(freedom: int, numbers: Floats) -> float:
 def unlike(variances: Floats, seeds: int) -> list[int]:
     """Arms whose seeds differ far more than the others': Cochran's test, one arm after the other.
 
-    Args:
-        variances: between the seeds of each arm, `[arms]`.
-        seeds: of each arm.
+    `variances` are those between the seeds of each arm, `[arms]`.
     """
     left, apart = list(range(len(variances))), []
     while len(left) > 2:

@@ -1,30 +1,44 @@
 """The report, put together from a scored set and what is known of its prompts.
 
+Rollouts and the outcomes of a run are joined to the set by id, as columns of pass rates and of p (1 - p). The
+latter is estimated without bias from G rollouts, as G / (G - 1) times that of the observed rate, because the
+plain value is too low by a tenth with ten rollouts.
+
 The same inputs give the same document. No part grows with the rows: `gaincurate hygiene` lists all rows of a
 check. Bins span the middle of a column, because one far value would leave all others in one bin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import digest_files
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Estimate, Floats
+from gaincurate.core.stats import Estimate, Floats, mean
+from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
+from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, pooled
 from gaincurate.difficulty.prompts import fitting_verifier
+from gaincurate.difficulty.rollout_set import is_rollout_set
+from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report.document import FORMAT, ROUND, About, Document, Scatter
-from gaincurate.report.observed import Observed, hashes_in, observed_table
+from gaincurate.report.document import FORMAT, ROUND, About, Column, Document, GroupRate, Outcome, Scatter
 from gaincurate.report.relations import Pair, relate
-from gaincurate.report.table import LENGTH, Table
+from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
-from gaincurate.schedule.observations import status
+from gaincurate.schedule.observations import pass_rates_of, status
 from gaincurate.schedule.run import Run
 
 BINS = 32
@@ -34,6 +48,16 @@ _FAR = 1.5  # times the middle's width: a column that is wider than that has far
 _LEAST = 10  # rows of quartiles
 EXAMPLES = 5  # rows that are shown of a check
 DUPLICATES = HygieneOptions(("duplicates",))
+Policy = tuple[PassRates, list[str]]  # pass rates under the policy's name, and notes
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One policy's pass rates, their facts for the report, and those of each group with observed prompts."""
+
+    rates: PassRates
+    outcome: Outcome
+    groups: list[GroupRate]
 
 
 def report(
@@ -50,7 +74,7 @@ def report(
     Args:
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
-        rollouts: rollout sets or files of pass rates, see `read_rollouts`.
+        rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
         success: from which reward on a rollout of a rollout set is right.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
@@ -64,10 +88,9 @@ def report(
     table, observed = observed_table(
         scored, run=run, rollouts=rollouts, success=success, group_column=group_column, columns=columns
     )
-    relations = relate(table, _made_of(scored, table, observed))
+    evidence, shares, relations, lifts = relate(table, _made_of(scored, table, observed))
     group, identity = None if table.groups is None else table.groups.column, scored.identity
-    level, looks, evidence = relations.level, relations.looks, relations.evidence
-    verdicts = [verdict(each, group, level=level, looks=looks) for each in evidence]
+    verdicts = [verdict(each, group) for each in evidence]
     worth = [sort_by(e) for e, v in zip(evidence, verdicts, strict=True) if v.sort_first is not None]
     roles = frozenset(column.role for column in table.columns)
     about = About(
@@ -94,10 +117,10 @@ def report(
         verdicts=verdicts,
         columns=table.columns,
         scatters=[scatter(name, table.values[name], table.values[LENGTH]) for name in table.names("signal")],
-        group_shares=relations.shares,
+        group_shares=shares,
         group_rates=[rate for each in observed for rate in each.groups],
-        relations=relations.relations,
-        lifts=relations.lifts,
+        relations=relations,
+        lifts=lifts,
         outcomes=[each.outcome for each in observed],
         hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
         run=None if run is None else run_story(Run(run)),
@@ -108,7 +131,7 @@ def report(
 def _wasted(observed: Sequence[Observed]) -> Estimate | None:
     """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
     for each in observed:
-        rates = each.rates.pass_rates
+        rates = each.rates
         if each.outcome.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
             share = wasted_groups(rates.wins, rates.losses)
             return Estimate(share.value, share.low, share.high, len(rates.ids))
@@ -119,29 +142,22 @@ def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> f
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
     pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
-        hashes, files = _sources_behind(name, computed)
+        left, seen, hashes, files = [name], set[str](), set[str](), set[str]()
+        while left:  # also by way of other computed columns
+            column = left.pop()
+            how = computed.get(column, {}).get("how")
+            if column not in seen and isinstance(how, dict):
+                seen.add(column)
+                hashes |= set(hashes_in(how))
+                files |= set(hashes_in(how.get("outcomes"), "file"))
+                left += how.get("of") or {}
         for each in observed:
-            outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.pass_rates.source)})
+            outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.source)})
             if same or Path(outcome.path).name in files:  # a run goes on, rollouts are added
                 pairs |= {(name, target) for target in (outcome.name, outcome.learnability or "")}
                 made = f"{name} was made from {'' if same else 'another state of '}{outcome.name}"
                 table.notes.append(f"{made} and is not judged by it.")
     return frozenset(pairs)
-
-
-def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set[str]]:
-    """Hashes and names of the files that a column was made from, also by way of other computed columns."""
-    left, seen = [name], set[str]()
-    hashes, files = set[str](), set[str]()
-    while left:
-        column = left.pop()
-        how = computed.get(column, {}).get("how")
-        if column not in seen and isinstance(how, dict):
-            seen.add(column)
-            hashes |= set(hashes_in(how))
-            files |= set(hashes_in(how.get("outcomes"), "file"))
-            left += how.get("of") or {}
-    return hashes, files
 
 
 def _middle(present: Floats) -> tuple[float, float]:
@@ -181,14 +197,170 @@ def _log_edges(lengths: Floats) -> Floats:
 def run_story(run: Run) -> Json:
     """The facts of a run, round by round."""
     facts = status(run)
-    same = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]
     for entry in rounds:  # 0: no line of outcomes had tokens
         entry["completion_tokens"] = entry["completion_tokens"] or None
-    return {
-        "folder": facts["run"],
-        **{name: facts[name] for name in same},
-        "rounds": rounds,
-        **{name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")},
-        "predictions": facts["difficulty"],
-    }
+    names = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
+    seconds = {name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")}
+    same = {name: facts[name] for name in names}
+    return {"folder": facts["run"], **same, "rounds": rounds, **seconds, "predictions": facts["difficulty"]}
+
+
+def observed_table(
+    scored: ScoredSet,
+    *,
+    run: str | Path | None = None,
+    rollouts: Sequence[str | Path] = (),
+    success: float | None = None,
+    group_column: str | None = None,
+    columns: Sequence[str] = (),
+) -> tuple[Table, list[Observed]]:
+    """The columns of a report, with a column for each policy's pass rates and one for its p (1 - p).
+
+    Arguments and errors are those of `report.build.report`.
+    """
+    table = read_table(scored, group_column=group_column, columns=columns)
+    policies = [
+        ("rollouts", Path(path), *policy)
+        for path in rollouts
+        for policy in _read(Path(path), success, scored)
+    ]
+    if run is not None:
+        opened = Run(run)
+        if opened.scored.manifest_hash != scored.manifest_hash:
+            other = f"goes by another scored set than {scored.folder}; its outcomes are joined by gc_id."
+            table.notes.append(f"{opened.folder} {other}")
+        paths = [opened.outcomes(round_) for round_ in range(opened.round + 1)]
+        if any(path.exists() and path.stat().st_size for path in paths):
+            strategy = opened.config.strategy
+            drawn = f"The prompts were drawn by {strategy}: what holds among them need not hold elsewhere."
+            rates, notes = _of_rounds(pass_rates_of(opened.folder), opened.folder)
+            policies.append(("run", opened.folder, rates, [*notes, drawn]))
+        else:
+            table.notes.append(f"{opened.folder} has no outcomes yet.")
+    ids = scored.column(ID).combine_chunks() if policies else None
+    return table, [_observe(scored, table, ids, *policy) for policy in policies]
+
+
+def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
+    """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes."""
+    if not path.exists():
+        raise InputError(f"--rollouts {path} does not exist.", path=str(path))
+    if is_rollout_set(path):
+        rates = of_rollouts(path, success)
+        if not rates.ids:
+            raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
+        return [(replace(rates, source={"hash": digest_files(sorted(path.rglob("*.arrow")))}), [])]
+    if success is not None:
+        raise InputError(
+            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
+            "right and wrong rollouts as 1 and 0 there, and leave --success out.",
+            path=str(path),
+        )
+    policies = pass_rates_of(path, scored=scored)
+    if any(rates.round is not None for rates in policies):
+        return [_of_rounds(policies, path)]
+    names = [path.name if len(policies) == 1 else f"{path.name}, {rates.name}" for rates in policies]
+    return [(replace(rates, name=name), []) for name, rates in zip(names, policies, strict=True)]
+
+
+def _of_rounds(by_round: Sequence[PassRates], path: Path) -> Policy:
+    """All rounds of a run together."""
+    rounds = [rates.round for rates in by_round if rates.round is not None]
+    changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
+    return replace(pooled(by_round), name=path.name), [changed] if len(by_round) > 1 else []
+
+
+def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
+    """Every `hash` (or another key) in nested facts about sources."""
+    items = facts.items() if isinstance(facts, dict) else enumerate(facts) if isinstance(facts, list) else ()
+    for name, value in items:
+        if name == key and isinstance(value, str):
+            yield value
+        else:
+            yield from hashes_in(value, key)
+
+
+def _observe(
+    scored: ScoredSet,
+    table: Table,
+    ids: pa.Array,
+    source: str,
+    path: Path,
+    rates: PassRates,
+    notes: list[str],
+) -> Observed:
+    """Put a policy's pass rates into the table."""
+    places = pc.index_in(pa.array(rates.ids, pa.string()).cast(ids.type), value_set=ids)
+    in_set = places.is_valid().to_numpy(zero_copy_only=False)
+    if not in_set.any():
+        raise InputError(
+            f"{path}: none of its {len(rates.ids):,} prompts is in {scored.folder}; is it of another set? "
+            "They are joined by gc_id.",
+            path=str(path),
+        )
+    at, won, lost = places.drop_null().to_numpy(), rates.wins[in_set], rates.losses[in_set]
+    wins, losses = np.full(table.rows, np.nan), np.full(table.rows, np.nan)
+    wins[at], losses[at] = won, lost
+    variance = pass_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
+    name, learnability = _free(table, f"pass rate ({rates.name})"), None
+    made = f"{'rollouts' if source == 'rollouts' else 'a run'}: {path}"
+    meaning = "share of rollouts that were right, 0 to 1"
+    table.add(Column(name, "pass-rate", meaning, made), wins / (wins + losses))
+    if not np.isnan(variance).all():
+        learnability = _free(table, f"p(1-p) ({rates.name})")
+        meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
+        table.add(Column(learnability, "learnability", meaning, made), variance)
+    outcome = Outcome(
+        name=name,
+        learnability=learnability,
+        source=source,
+        path=str(path),
+        prompts=len(at),
+        unknown=int((~in_set).sum()),
+        rollouts=round(float((won + lost).sum())) if rates.counted else None,
+        mean=float(np.mean(won / (won + lost))),
+        always=float(np.mean(lost == 0)),
+        never=float(np.mean(won == 0)),
+        ceiling=noise_ceiling(won, lost) if rates.counted else None,
+        mean_variance=mean(variance[~np.isnan(variance)]),
+        notes=[*notes, *_notes(source, rates.counted, won, lost)],
+    )
+    groups = list[GroupRate]()
+    codes, names = (np.empty(0), []) if table.groups is None else (table.groups.codes, table.groups.names)
+    for code, group in enumerate(names):
+        inside = (codes == code) & (wins + losses > 0)
+        if inside.any():
+            won, lost, varies = wins[inside], losses[inside], variance[inside]
+            teaches = float(np.mean((won > 0) & (lost > 0))) if rates.counted else None
+            varying = None if np.isnan(varies).all() else float(np.nanmean(varies))
+            figures = len(won), float(np.mean(won / (won + lost))), teaches, varying
+            groups.append(GroupRate(name, group, *figures))
+    return Observed(rates, outcome, groups)
+
+
+def _free(table: Table, name: str) -> str:
+    """The name, with a number behind it where the table has it already."""
+    names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+    return next(free for free in names if free not in table.values)
+
+
+def _notes(source: str, counted: bool, wins: Floats, losses: Floats) -> list[str]:
+    if not counted:
+        return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
+    notes, count = [], wins + losses
+    if (count < 2).all():
+        notes.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
+    elif (count < 2).any():
+        notes.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
+    if np.ptp(count) > 0 and source == "rollouts":
+        notes.append(
+            "Prompts have different numbers of rollouts. If sampling went on until a rate was clear, "
+            "p (1 - p) is a little too low."
+        )
+    if (wins != np.round(wins)).any():
+        notes.append(
+            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
+            "then an upper bound of their variance, and the ceiling too low."
+        )
+    return notes

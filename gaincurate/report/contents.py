@@ -2,33 +2,37 @@
 
 The columns of tables are the fields of the document, by their names there. Everything drawn is binned, or has
 one mark per column, so no part grows with the number of rows. A terminal and a page show the same parts below
-the same sentences.
+the same sentences. The commands that show predictions of difficulty have their tables from here too.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.stats import Bin, Estimate
+from gaincurate.difficulty.metrics import no_better_than_a_constant
 from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
-from gaincurate.report.formatting import count, number, seconds, signed
-from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, records
+from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, number, records, seconds, signed
 from gaincurate.report.plots import Curve, cloud, intervals, lines
-from gaincurate.report.predictions import predictions
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import alike, answer, likewise, mostly_groups, next_steps
 
-CONTROLS = (
-    "overall", "given_length", "within_length_bins", "within_groups", "given_length_within_groups",
-    "within_length_bins_and_groups",
-)  # fmt: skip
-"""The fields of `Relation` that are shown."""
+CONTROLS = tuple(Relation.__annotations__)[2:-1]
+"""The correlations of a `Relation`, from `overall` on."""
 _MEASURES = (
     "accuracy", "effective", "mu", "drift", "training_seconds", "scoring_seconds", "completion_tokens",
 )  # fmt: skip
-_OF_LENGTH = "signal rank_correlation explained"
 _LISTED = 20  # groups that a terminal lists
+_RANGE = (
+    "Drawn prompts were all predicted near the target, so a correlation over them says little of the "
+    "predictor; references are a random sample."
+)
+_BY_ROUND = (
+    "round references rollouts rollout_seconds predict_seconds pearson ceiling brier brier_drawn "
+    "p(1-p)_references p(1-p)_drawn"
+)
 
 
 def parts(document: Document) -> list[Part]:
@@ -46,16 +50,14 @@ def parts(document: Document) -> list[Part]:
 
 
 def to_html(document: Document, explore: str | None = None) -> str:
-    """The report as one HTML file. The same document gives the same page.
+    """The report as one HTML file; its texts are escaped, and the same document gives the same page.
 
-    Args:
-        document: its texts come from data; each is escaped, and characters without a shape are written out.
-        explore: the page of every prompt beside this one, to link to.
+    `explore` is the page of every prompt beside this one, to link to.
     """
-    from gaincurate.report.html import environment  # needs an extra
+    from gaincurate.report.html import page  # needs an extra
 
-    template = environment("gaincurate.report").get_template("page.html.j2")
-    return template.render(
+    return page(
+        "page.html.j2",
         document=document,
         explore=explore,
         verdicts=alike(document),
@@ -74,8 +76,8 @@ def _targets(figures: Iterable[Relation | Lift]) -> list[str]:
 def _run(run: Json) -> Part:
     by, rounds = "" if run["by"] is None else f" by {run['by']}", run["rounds"]
     blocks: list[Block] = [
-        f"{run['folder']}: {run['strategy']}{by}, {len(rounds)} of {count(run['planned_rounds'])} rounds, "
-        f"{count(run['budget'])} prompts each; {seconds(run['training_seconds'])} of training, "
+        f"{run['folder']}: {run['strategy']}{by}, {len(rounds)} of {run['planned_rounds']:,} rounds, "
+        f"{run['budget']:,} prompts each; {seconds(run['training_seconds'])} of training, "
         f"{seconds(run['scoring_seconds'])} of scoring"
     ]
     measured = {n: [(r["round"], r[n], None, None) for r in rounds if r[n] is not None] for n in _MEASURES}
@@ -83,30 +85,30 @@ def _run(run: Json) -> Part:
         listed = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
         spec = lines(curves, ("round", ""), x=(-0.5, len(rounds) - 0.5), alike=False)
         blocks.append(Picture(spec, f"Round by round: {'; '.join(listed)}.", wide=True))
-    blocks.append(
-        records("Round by round; effective: with right and wrong rollouts", rounds, " ".join(ROUND))
-    )
-    return Part("run", "The run", [*blocks, *predictions(run["predictions"], rounds), run["params"]])
+    caption = "Round by round; effective: with right and wrong rollouts"
+    blocks += [records(caption, rounds, " ".join(ROUND)), *predictions(run["predictions"], rounds)]
+    return Part("run", "The run", [*blocks, run["params"]])
 
 
 def _length(document: Document) -> Part:
     pictures, rows = [], []
     for verdict, each in zip(document.verdicts, document.scatters, strict=True):
         sentence = f"{each.signal} against question tokens: rank correlation {signed(verdict.length.value)}."
-        pictures.append(Picture(cloud(each), sentence, each.signal, f"{count(verdict.length.rows)} rows"))
+        pictures.append(Picture(cloud(each), sentence, each.signal, f"{verdict.length.rows:,} rows"))
         figures = {"rank_correlation": verdict.length, "explained": verdict.explained}
         rows.append({"signal": verdict.signal, **figures})
-    text = Legend(
+    legend = Legend(
         "Each signal over the number of question tokens. Darker tiles hold more prompts. The solid line is "
         "the median of prompts of similar length, and the dashed lines are the quartiles. If the cloud is a "
         "narrow slope, sorting by the signal is sorting by length."
     )
-    caption, names = "Share of each order that is the group", "column groups eta_squared by_chance"
-    tables = [
-        records("Rank correlation with length, and the share that length explains", rows, _OF_LENGTH),
-        records(caption, document.group_shares, names),
-    ]
-    return Part("length", "Length and groups", [text, pictures, *(table for table in tables if table.rows)])
+    blocks: list[Block] = [legend, pictures]
+    if rows:
+        blocks.append(records("Rank correlation with length, and the share that length explains", rows))
+    if shares := document.group_shares:
+        columns = "column groups eta_squared by_chance"
+        blocks.append(records("Share of each order that is the group", shares, columns))
+    return Part("length", "Length and groups", blocks)
 
 
 def _relations(document: Document) -> Part:
@@ -149,28 +151,25 @@ def _lifts(document: Document) -> Part:
         panels = [(end, [(name, ratios[name, end]) for name in names]) for end in ENDS]
         listed = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
         sentence = f"Mean {target} of the prompts at each end, divided by that of all: {listed}."
-        rows = [[name, *(cell("ratio", ratios[name, end]) for end in ENDS)] for name in names]
+        rows = [{"column": name} | {f"{end}_tenth": ratios[name, end] for end in ENDS} for name in names]
         caption = f"Mean {target} of each tenth over that of a random tenth"
         spec = intervals(panels, middle=1.0, title="times the mean of all prompts")
-        blocks += [
-            Picture(spec, sentence, wide=True),
-            Table(caption, ["column", *(f"{end} tenth" for end in ENDS)], rows),
-        ]
+        blocks += [Picture(spec, sentence, wide=True), records(caption, rows)]
     return Part("lifts", "What a batch would carry", blocks)
 
 
 def _outcomes(document: Document) -> Part:
-    blocks: list[Block] = []
+    if not document.outcomes:
+        return Part("outcomes", "Pass rates", [])
+    caption = "The ceiling is the correlation that a perfect prediction would show, given so few rollouts"
+    columns = "name prompts rollouts mean always never ceiling mean_variance"
+    blocks: list[Block] = [records(caption, document.outcomes, columns)]
     for each in document.outcomes:
-        left_out = f"; {count(each.unknown)} of its prompts are not in this set" if each.unknown else ""
+        left_out = f"; {each.unknown:,} of its prompts are not in this set" if each.unknown else ""
         blocks.append(" ".join([f"{each.name}: {each.source} from `{each.path}`{left_out}.", *each.notes]))
         if rates := [rate for rate in document.group_rates if rate.outcome == each.name]:
             blocks += groups(rates, document.about.group_column)
-    caption = "The ceiling is the correlation that a perfect prediction would show, given so few rollouts"
-    table = records(
-        caption, document.outcomes, "name prompts rollouts mean always never ceiling mean_variance"
-    )
-    return Part("outcomes", "Pass rates", [table, *blocks] if blocks else [])
+    return Part("outcomes", "Pass rates", blocks)
 
 
 def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
@@ -180,7 +179,7 @@ def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     blocks: list[Block] = [records(caption, rates[:_LISTED], names)]
     if others := rates[_LISTED:]:
         blocks += [
-            f"and {count(len(others))} smaller ones (--json has all)",
+            f"and {len(others):,} smaller ones (--json has all)",
             records(f"{title}, the smaller ones", others, names, detail=True),
         ]
     return blocks
@@ -192,7 +191,7 @@ def _hygiene(document: Document) -> Part:
     for check in checks:
         if check.examples:
             shown = len(check.examples)
-            more = f", {shown} of {count(check.rows)}" if shown < check.rows else ""
+            more = f", {shown} of {check.rows:,}" if shown < check.rows else ""
             caption, names = f"{check.check}: examples{more}", "gc_id with text"
             blocks.append(records(caption, check.examples, names, left=["with"], text="text"))
     folder = shlex.quote(document.about.folder)
@@ -214,3 +213,64 @@ def _made(document: Document) -> Part:
     )
     meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
     return Part("made", "How this was made", [*document.notes, text, table, meanings, facts], detail=True)
+
+
+def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
+    """The references of a run, their cost beside the trainer's, and calibration.
+
+    `facts` are the `difficulty` of `schedule.status.status`, None where nothing is predicted.
+    """
+    if facts is None or not facts["rounds"]:
+        return []
+    what, end, aim = "p (1 - p)", 0.25, "the largest p (1 - p)"
+    if facts["target"] == "difficulty":
+        what, end, aim = "failure rate", 1.0, f"a failure rate of {facts['target_difficulty']:g}"
+    cost = facts["cost"]
+    rollouts, tokens = (sum(row[name] or 0 for row in rounds) for name in ("rollouts", "completion_tokens"))
+    rows = []
+    for row in facts["rounds"]:
+        of, drawn = row["on_halves"] or row["on_references"], row["on_drawn"] or {}
+        figures = {name: of[name]["value"] for name in ("pearson", "ceiling", "brier")}
+        figures |= {"brier_drawn": drawn.get("brier"), "p(1-p)_drawn": drawn.get("carried")}
+        figures["p(1-p)_references"] = row["carried"]
+        rows.append({**row, **figures, "references": f"{row['observed']:,} of {row['references']:,}"})
+    newest, drawn = facts["rounds"][-1], facts["newest"]
+    how = "each predicted from the others" if newest["on_halves"] is None else "one half from the other"
+    title = f"round {newest['round']}: {what} of references, {how}"
+    judged = [(title, newest["on_halves"] or newest["on_references"])]
+    judged += [(f"round {drawn['round']}: {what} of drawn prompts", drawn)] if drawn else []
+    return [
+        Heading("What its predictions were worth"),
+        f"The run aims at {aim}, predicted by {facts['predictor']}. Its references: {cost['rollouts']:,} "
+        f"rollouts (the trainer's: {rollouts:,}), {cost['completion_tokens']:,} completion tokens (the "
+        f"trainer's: {tokens:,}), {cost['rollout_seconds']:,.1f} s of rollouts, "
+        f"{cost['predict_seconds']:,.1f} s of prediction. {_RANGE if drawn else ''}".rstrip(),
+        records("Quality on references, and Brier score and p (1 - p) of drawn prompts", rows, _BY_ROUND),
+        *quality(judged, what, end),
+    ]
+
+
+def quality(judged: Sequence[tuple[str, Json]], what: str, end: float = 1.0) -> list[Block]:
+    """Tables of `difficulty.metrics.Quality` as JSON has it, with a warning where a constant is as good.
+
+    `judged` says of what each quality is, `what` is predicted, and `end` is that of its range from 0.
+    """
+    rows, reliabilities, warnings = [], list[Block](), list[Block]()
+    for of, figures in judged:
+        row: Json = {"of": of, "prompts": figures["count"]}
+        for name in ("pearson", "ceiling", "spearman", "brier"):
+            low, high = figures[name]["interval"] or (None, None)
+            row[name] = Estimate(figures[name]["value"], low, high, figures["count"])
+        rows.append(row | {"brier_of_mean": figures["brier_of_mean"]})
+        if bins := [Bin(**entry) for entry in figures["reliability"]]:
+            last = max(end, *(b.observed for b in bins))
+            points = [(b.predicted, b.observed, None, None) for b in bins]
+            curve = Curve(of, points, [(0, 0, None, None), (last, last, None, None)])
+            sentence = f"{of}: predicted {what} against the observed one in {len(bins)} bins."
+            spec = lines([curve], (f"predicted {what}", f"observed {what}"), x=(0, last))
+            table = records(f"{of}, by what was predicted", bins, "low high count predicted observed")
+            reliabilities += [Picture(spec, sentence), table]
+        if len(rows) == 1 and (warning := no_better_than_a_constant(figures)) is not None:
+            warnings.append(f"warning: {warning}")
+    table = records("Quality; Pearson's correlation is to be read against the noise ceiling", rows)
+    return [table, *warnings, *reliabilities]

@@ -36,115 +36,77 @@ ROUND = (
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The scored set.
+    """The scored set."""
 
-    Attributes:
-        folder, manifest: as given, and the hash that names the set's exact content.
-        model, dtype, device, site: what the scores were made with.
-        rows: scored; `rejected` could not be, `truncated` were cut.
-        group_column: the column of groups, or None. `groups`: how many there are.
-        group_how: how the column was found, or why there is none.
-    """
-
-    folder: str
-    manifest: str
-    model: str
+    folder: str  # as given
+    manifest: str  # the hash that names the set's exact content
+    model: str  # what the scores were made with, and the next three
     dtype: str
     device: str
     site: str
-    rows: int
-    rejected: int
-    truncated: int
-    group_column: str | None
-    groups: int
-    group_how: str
+    rows: int  # scored
+    rejected: int  # could not be scored
+    truncated: int  # were cut
+    group_column: str | None  # the column of groups
+    groups: int  # how many there are
+    group_how: str  # how the column was found, or why there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of numbers that the report is about.
+    """A column of numbers that the report is about."""
 
-    `name` is how figures refer to it, `meaning` one plain line, `made` where it comes from.
-    """
-
-    name: str
+    name: str  # how figures refer to it
     role: Role
-    meaning: str
-    made: str
+    meaning: str  # one plain line
+    made: str  # where it comes from
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on one signal.
+    """The verdict on one signal."""
 
-    Attributes:
-        signal, verdict: column name, and the verdict for programs.
-        sentence: the same for people, starting with the signal's name: what it tells, and whether to
-            sort by it.
-        banner: one sentence where length explains the signal (|correlation| > 0.8), else None.
-        sort_first: where sorting by it is worth a trial, what to train on first: "highest", "lowest" or
-            "middle".
-        length: correlation with question length.
-        explained: the share of its rank variance between bins of similar length (eta squared), 0 to 1: what
-            length says of it in any form; None for a constant signal.
-        target: the target that decided, or None without any.
-        estimate: the correlation that decided, at the level `level` rather than 95 %; None without a target.
-        level: confidence of that interval: 95 % over all `looks` together (Bonferroni).
-        looks: signals times targets that were looked at.
-    """
-
-    signal: str
-    verdict: Kind
-    sentence: str
-    banner: str | None
-    sort_first: str | None
-    length: Estimate
+    signal: str  # its column
+    verdict: Kind  # for programs
+    sentence: str  # for people: the signal's name, what it tells, and whether to sort by it
+    banner: str | None  # one sentence where length explains the signal (|correlation| > 0.8)
+    sort_first: str | None  # one of `ENDS`, where sorting by the signal with that end first is worth a trial
+    length: Estimate  # correlation with question length
     explained: float | None
-    target: str | None
-    estimate: Estimate | None
-    level: float
-    looks: int
+    """The share of its rank variance between bins of similar length (eta squared), 0 to 1: what length says
+    of it in any form; None for a constant signal."""
+    target: str | None  # the target that decided, or None without any
+    estimate: (
+        Estimate | None
+    )  # the correlation that decided, at `level` rather than 95 %; None without a target
+    level: float  # confidence of that interval: 95 % over all `looks` together (Bonferroni)
+    looks: int  # signals times targets that were looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The whole report.
+    """The whole report."""
 
-    Attributes:
-        format, about: goes up when a reader of the old one would be wrong; the scored set.
-        headline: one or two sentences: should I sort by any of this?
-        unknown: what cannot be said with what was given, and the command that finds it out; None if nothing.
-        wasted: the share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts.
-        verdicts: one for each signal, in the set's order.
-        columns: every column of numbers in here.
-        scatters: each signal against length.
-        group_shares: each column against the groups; empty without a group column.
-        group_rates: each group's observed pass rates, by policy; empty without a group column or pass rates.
-        relations: each signal with each target (difficulty, pass-rate and learnability columns).
-        lifts: the ends and the middle of each signal, and of length, for each learnability column.
-        outcomes: observed pass rates.
-        hygiene: duplicate rows, with a few examples.
-        run: a run over the set, None where none was given: facts of `gaincurate schedule status --json` under
-            their names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`.
-        notes: all that was left out, sampled or found by name, sentence by sentence.
-    """
-
-    format: int
+    format: int  # goes up when a reader of the old one would be wrong
     about: About
-    headline: str
-    unknown: str | None
+    headline: str  # one or two sentences: should I sort by any of this?
+    unknown: str | None  # what cannot be said with what was given, and the command that finds it out
     wasted: Estimate | None
-    verdicts: list[Verdict]
-    columns: list[Column]
-    scatters: list[Scatter]
-    group_shares: list[GroupShare]
+    """The share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts."""
+    verdicts: list[Verdict]  # one for each signal, in the set's order
+    columns: list[Column]  # every column of numbers in here
+    scatters: list[Scatter]  # each signal against length
+    group_shares: list[GroupShare]  # each column against the groups; empty without a group column
     group_rates: list[GroupRate]
-    relations: list[Relation]
-    lifts: list[Lift]
-    outcomes: list[Outcome]
-    hygiene: list[Finding]
+    """Each group's observed pass rates, by policy; empty without a group column or pass rates."""
+    relations: list[Relation]  # each signal with each target (difficulty, pass-rate and learnability columns)
+    lifts: list[Lift]  # the ends and the middle of each signal, and of length, for each learnability column
+    outcomes: list[Outcome]  # observed pass rates
+    hygiene: list[Finding]  # duplicate rows, with a few examples
     run: Json | None
-    notes: list[str]
+    """A run over the set, None where none was given: facts of `gaincurate schedule status --json` under their
+    names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`."""
+    notes: list[str]  # all that was left out, sampled or found by name, sentence by sentence
 
 
 def to_json(document: Document) -> Json:
@@ -163,124 +125,91 @@ def from_json(value: Any) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """A signal (y) against question length (x), as counts.
-
-    `counts[i][j]` rows lie in x bin i, `x_edges[i]` to `x_edges[i + 1]` tokens, and y bin j, `y_edges[j]` to
-    `y_edges[j + 1]`; outer bins also count the rows beyond. x bins are even on a log axis. `quartiles[i]`
-    are those of y in x bin i, empty for fewer than ten rows.
-    """
+    """A signal (y) against question length (x), as counts; outer bins also count the rows beyond."""
 
     signal: str
-    x_edges: list[float]
+    x_edges: list[float]  # of the bins, in tokens, even on a log axis
     y_edges: list[float]
-    counts: list[list[int]]
-    quartiles: list[list[float]]
+    counts: list[list[int]]  # `counts[i][j]` rows lie in x bin i and y bin j
+    quartiles: list[list[float]]  # of y in each x bin, empty for fewer than ten rows
 
 
 @dataclass(frozen=True, slots=True)
 class GroupShare:
-    """How much of a column's order is which group a row is from.
-
-    `eta_squared` is the correlation ratio of the column's ranks: the share of their variance between groups,
-    0 to 1; None for a constant column. `by_chance` is what a random column would have on average.
-    """
+    """How much of a column's order is which group a row is from."""
 
     column: str
     groups: int
     rows: int
     eta_squared: float | None
-    by_chance: float | None
+    """The correlation ratio of the column's ranks: the share of their variance between groups, 0 to 1; None
+    for a constant column."""
+    by_chance: float | None  # what a random column would have on average
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
     """One signal against one target (a level, a pass rate): what is left of it, control by control.
 
-    Attributes:
-        signal, target: column names.
-        overall: over all rows that have both.
-        given_length: partial correlation given question length.
-        within_length_bins: pooled inside bins of like length (nothing assumed of how length acts).
-        within_groups: pooled inside groups; None without a group column.
-        given_length_within_groups: partial correlation given length, of ranks inside groups; None without a
-            group column.
-        within_length_bins_and_groups: pooled inside bins of like length inside each group; None without a
-            group column.
-        length: question length against the same target, over the same rows: the control.
+    The correlations inside groups are None without a group column.
     """
 
-    signal: str
+    signal: str  # column names
     target: str
-    overall: Estimate
-    given_length: Estimate
-    within_length_bins: Estimate
-    within_groups: Estimate | None
-    given_length_within_groups: Estimate | None
-    within_length_bins_and_groups: Estimate | None
-    length: Estimate
+    overall: Estimate  # over all rows that have both
+    given_length: Estimate  # partial correlation given question length
+    within_length_bins: Estimate  # pooled inside bins of like length (nothing assumed of how length acts)
+    within_groups: Estimate | None  # pooled inside groups
+    given_length_within_groups: Estimate | None  # partial correlation given length, of ranks inside groups
+    within_length_bins_and_groups: Estimate | None  # pooled inside bins of like length inside each group
+    length: Estimate  # question length against the same target, over the same rows: the control
 
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """Mean p (1 - p) of a batch selected by a column, relative to a random batch.
+    """Mean p (1 - p) of a batch selected by a column, relative to a random batch."""
 
-    `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values
-    (`end`, see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question
-    length, the control. `target` names the column of p (1 - p). Equal values share a border evenly.
-    """
-
-    column: str
-    target: str
-    end: str
-    share: float
+    column: str  # it may be question length, the control
+    target: str  # the column of p (1 - p)
+    end: str  # see `ENDS`
+    share: float  # of the prompts, in the batch
     ratio: Estimate
+    """The mean of p (1 - p) over the prompts with the highest, lowest or middle values, divided by the mean
+    over all: 1 is no better than random. Equal values share a border evenly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Observed pass rates of one policy.
+    """Observed pass rates of one policy."""
 
-    Attributes:
-        name: also the name of the column of pass rates; `learnability` names that of p (1 - p), None where
-            fewer than two rollouts stand behind each rate, or it is not known how many.
-        source, path: "rollouts" or "run", and where it was read.
-        prompts: with a judged rollout and in this set; `unknown` ids are not in it and left out.
-        rollouts: judged ones of these prompts; None where only rates are known.
-        mean: mean pass rate, 0 to 1.
-        always, never: share of prompts with all, with no rollouts right; GRPO learns nothing from either.
-        ceiling: the highest Pearson correlation that a perfect prediction of pass rates could show, given the
-            noise of so few rollouts; None where it cannot be had.
-        mean_variance: mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`.
-        notes: what to know before believing it.
-    """
-
-    name: str
+    name: str  # also of the column of pass rates
     learnability: str | None
-    source: str
-    path: str
-    prompts: int
-    unknown: int
-    rollouts: int | None
-    mean: float
-    always: float
-    never: float
+    """The column of p (1 - p), None where each rate has fewer than two rollouts, or an unknown number."""
+    source: str  # "rollouts" or "run"
+    path: str  # where it was read
+    prompts: int  # with a judged rollout and in this set
+    unknown: int  # ids that are not in it and left out
+    rollouts: int | None  # judged ones of these prompts; None where only rates are known
+    mean: float  # mean pass rate, 0 to 1
+    always: float  # share of prompts with all rollouts right; GRPO learns nothing from them
+    never: float  # the same with none right
     ceiling: float | None
-    mean_variance: Estimate
-    notes: list[str]
+    """The highest Pearson correlation that a perfect prediction of pass rates could show, given the noise of
+    so few rollouts; None where it cannot be had."""
+    mean_variance: Estimate  # mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`
+    notes: list[str]  # what to know before believing it
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRate:
     """Observed pass rates of one policy in one group of rows.
 
-    `prompts` were observed, `mean` is their mean pass rate (0 to 1). `teaches` is the share of them with both
-    right and wrong rollouts, which alone give GRPO a gradient, and `variance` the mean of their p (1 - p),
-    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known.
+    `teaches` and `variance` are None where the numbers of rollouts are not known.
     """
 
     outcome: str
     group: str
-    prompts: int
-    mean: float
-    teaches: float | None
-    variance: float | None
+    prompts: int  # observed ones
+    mean: float  # their mean pass rate, 0 to 1
+    teaches: float | None  # share of them with right and wrong rollouts, which alone give GRPO a gradient
+    variance: float | None  # mean of their p (1 - p), unbiased, 0 to 0.25

@@ -30,49 +30,41 @@ from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column, Outcome
-from gaincurate.report.formatting import shown
-from gaincurate.report.html import environment
+from gaincurate.report.html import page
+from gaincurate.report.parts import shown
 from gaincurate.report.table import Groups, Table, is_number, likely_groups
 
-MOST = 50_000
-"""Rows of a page, at most. Browsers hold them: with prompts of 300 characters it is 25 MB."""
+MOST = 50_000  # rows of a page, which browsers hold: with prompts of 300 characters it is 25 MB
 _CHARACTERS = 40_000_000
-_LONGEST = (8000, 4000, 2000, 1000, 400)
-"""Lengths at which texts are cut: the first one at which all of them have at most `_CHARACTERS`."""
+_LONGEST = (8000, 4000, 2000, 1000, 400)  # where texts are cut: the first one that keeps to `_CHARACTERS`
 _SAMPLE = 2048  # embeddings that the map's two directions are taken from
 _ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+_ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")  # what a model did comes first
 Rows = npt.NDArray[np.int64]
 
 
 def to_html(
     scored: ScoredSet, table: Table, *, outcomes: Sequence[Outcome] = (), report: str | None = None
 ) -> str:
-    """The whole page.
+    """The whole page of a set and its columns of numbers, with pass rates where there are any.
 
-    Args:
-        scored: the set.
-        table: its columns of numbers, with pass rates where there are any.
-        outcomes: pass rates that `--rollouts` of `export` reads as the table has them.
-        report: the report's page, as a link from this one.
+    `outcomes` are those that `--rollouts` of `export` reads as the table has them, and `report` is a link.
     """
-    template = environment("gaincurate.report").get_template("explore.html.j2")
     script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
     data = page_data(scored, table, outcomes)
-    return template.render(
+    # No text in it can end the element that it stands in, or begin a comment.
+    inert = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+    return page(
+        "explore.html.j2",
         folder=str(scored.place),
         model=str(scored.identity["model"]["name"]),
         report=report,
         facts=data,
         digest=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         script=Markup(script),
-        data=Markup(embedded(data)),
+        data=Markup(inert),
     )
-
-
-def embedded(value: Json) -> str:
-    """JSON that can stand in a `<script>`: no text in it can end the element or begin a comment."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
 
 
 def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
@@ -86,22 +78,23 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
         ids += part.column(ID).to_pylist()
         texts += questions(part, identity)
         answers += [] if answer is None else map(_as_text, column_values(part, answer))
-    every, longest = [*texts, *answers], _LONGEST[-1]
-    for length in reversed(_LONGEST):
-        if sum(min(len(text), length) for text in every) <= _CHARACTERS:
-            longest = length
+    sizes = [len(text) for text in (*texts, *answers)]
+    fitting = (length for length in _LONGEST if sum(min(size, length) for size in sizes) <= _CHARACTERS)
+    longest = next(fitting, _LONGEST[-1])
     rates = {outcome.name: outcome.path for outcome in outcomes if outcome.source == "rollouts"}
     if len(set(rates.values())) < len(rates):  # a file of several policies, which no condition can name
         rates = {}
     plane, why = _plane(scored, rows)
+    # The report's groups, and the first other column that is named like one.
+    groups = {each.column: each for each in (table.groups, likely_groups(scored)[0]) if each is not None}
     return {
         "of": len(scored),
         "rows": len(rows),
-        "longest": longest if max(map(len, every), default=0) > longest else None,
+        "longest": longest if max(sizes, default=0) > longest else None,
         "ids": ids,
         "prompts": [shown(text[:longest]) for text in texts],
         "answers": None if answer is None else [shown(text[:longest]) for text in answers],
-        "groups": [_group(scored, groups, rows) for groups in _groups(scored, table)],
+        "groups": [_group(scored, each, rows) for each in groups.values()],
         "numbers": [
             {
                 "name": column.name,
@@ -116,10 +109,6 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
         "map": plane,
         "why_no_map": why,
     }
-
-
-_ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")
-"""The order of columns: what a model did comes first."""
 
 
 def sample(scored: ScoredSet, most: int = MOST) -> Rows:
@@ -146,15 +135,6 @@ def _as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _groups(scored: ScoredSet, table: Table) -> list[Groups]:
-    """The report's groups, and the first other column that is named like one."""
-    chosen = [] if table.groups is None else [table.groups]
-    found, _ = likely_groups(scored)
-    if found is not None and all(found.column != groups.column for groups in chosen):
-        chosen.append(found)
-    return chosen
 
 
 def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:

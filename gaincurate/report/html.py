@@ -12,6 +12,7 @@ CSS variables, so one picture serves light and dark.
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import jinja2
@@ -19,92 +20,61 @@ import vl_convert
 from markupsafe import Markup, escape
 
 import gaincurate
-from gaincurate.report import formatting
-from gaincurate.report.formatting import shown
-from gaincurate.report.parts import Picture, Spec
+from gaincurate.report.parts import Picture, Spec, count, plain, share, shown, signed, typeset
 from gaincurate.report.plots import INK, MUTED, RULE
 
-_LEFT_OUT = {
-    "role",
-    "aria-roledescription",
-    "aria-hidden",
-    "aria-label",
-    "pointer-events",
-    "font-family",
-    "class",
-}
+_LEFT_OUT = {"role", "pointer-events", "font-family", "class"}  # and what begins with aria-
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 
 
 def prose(text: str) -> Markup:
     """A sentence of ours, which may hold texts of data: true minus signs, and backticks as code."""
-    parts = formatting.shown(text).split("`")
+    parts = shown(text).split("`")
     if len(parts) % 2 == 0:  # a lone backtick is a backtick
         return escape("`".join(parts))
     code = Markup("<code>{}</code>")
-    return Markup("").join(
-        code.format(p) if i % 2 else escape(formatting.typeset(p)) for i, p in enumerate(parts)
-    )
+    return Markup("").join(code.format(p) if i % 2 else escape(typeset(p)) for i, p in enumerate(parts))
 
 
-def environment(package: str) -> jinja2.Environment:
-    """The environment for a package's templates, which take precedence over the shared ones."""
+def page(template: str, package: str = "gaincurate.report", **values: Any) -> str:
+    """The page of a package's template, whose templates take precedence over the shared ones."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "gaincurate.report"))]
-    templates = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         # What stands in the page as it is goes through this, so that no template can forget it.
-        finalize=lambda value: formatting.shown(value) if type(value) is str else value,
+        finalize=lambda value: shown(value) if type(value) is str else value,
     )
-    templates.filters.update(
-        count=formatting.count,
-        signed=formatting.signed,
-        share=formatting.share,
-        plain=formatting.plain,
-        prose=prose,
-        draw=draw,
-        kind=lambda block: type(block).__name__,
-    )
-    templates.globals.update(version=gaincurate.__version__)
-    return templates
+    filters = {"count": count, "signed": signed, "share": share, "plain": plain, "prose": prose, "draw": draw}
+    environment.filters.update(filters, kind=lambda block: type(block).__name__)
+    return environment.get_template(template).render(version=gaincurate.__version__, **values)
 
 
-_SIZES = {"labelFontSize": 11, "titleFontSize": 12}
-_AXIS = {
-    **dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE),
-    "labelColor": MUTED,
-    "titleColor": INK,
-    **_SIZES,
-    "titleFontWeight": "normal",
-    "tickSize": 4,
-    "titlePadding": 8,
-}
+_AXIS: Spec = {**dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE), "labelColor": MUTED}
+_AXIS |= {"titleColor": INK, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12}
 _CONFIG: Spec = {
     # This font travels with vl-convert, so that text is measured alike on every machine; where the picture is
     # shown, the page's own font takes its place.
     "font": "Liberation Sans",
     "background": "transparent",
     "view": {"stroke": None},
-    "axis": _AXIS,
-    "legend": {"labelColor": INK, "titleColor": INK, **_SIZES},
-    "text": {"color": INK, "fontSize": 11},
-    "title": {"color": INK, "fontSize": 12, "fontWeight": "normal"},
+    "axis": _AXIS | {"tickSize": 4, "titlePadding": 8},
 }
 
 
 def draw(picture: Picture) -> Markup:
     """One `<svg>` element, as wide as its place allows.
 
-    The texts of its specification must be free of control characters (`formatting.line`), which XML has no
-    place for.
+    The texts of its specification must be free of control characters (`parts.line`), which XML has no place
+    for.
     """
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg({**picture.spec, "config": _CONFIG}))
     for element in drawn.iter():
         element.tag = element.tag.removeprefix("{http://www.w3.org/2000/svg}")
-        for name in _LEFT_OUT & element.attrib.keys():
+        for name in [n for n in element.attrib if n in _LEFT_OUT or n.startswith("aria-")]:
             del element.attrib[name]
         if "d" in element.attrib:
             element.attrib["d"] = _DIGITS.sub(r"\1", element.attrib["d"])

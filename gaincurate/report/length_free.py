@@ -27,23 +27,20 @@ BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
 Ints = npt.NDArray[np.int64]
 Way = Literal["residual", "rank-in-bin"]
-KNOTS = 5
-_DEGREE = 3
+KNOTS, _DEGREE = 5, 3
+_FIT: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The column's name, its rows with a value, and whether it existed before.
-
-    `before` and `after` are Spearman's rank correlations with length, of the signal and of the column.
-    """
+    """The column that was written, or is there already."""
 
     name: str
     rows: int
-    values: int
-    kept: bool
-    before: float | None
-    after: float | None
+    values: int  # rows with a value
+    kept: bool  # it was there
+    before: float | None  # Spearman's rank correlation with length, of the signal
+    after: float | None  # the same of the column
     how: Json
 
 
@@ -61,7 +58,7 @@ def derive(
     Args:
         scored: the set.
         signal: a number column.
-        way: `residual` or `rank-in-bin`, see the functions of these names.
+        way: see the functions `residual` and `rank_in_bin`.
         bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
         overwrite: replace a column of that name that was made otherwise.
@@ -77,8 +74,24 @@ def derive(
     name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
     if name in (signal, LENGTH):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
-    how = _how(scored, signal, way, bins)
-    is_there = _is_there(scored, name, how, overwrite=overwrite)
+    meaning, rule = f"{signal} less its usual value at that {LENGTH}", _FIT
+    if way == "rank-in-bin":
+        meaning, rule = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}", {"bins": bins}
+    how: Json = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
+    how |= {"signal": signal, "length_free": way, "length": LENGTH, **rule}
+    there_already = scored.computed_columns()
+    if signal in there_already:  # it can be replaced: the hash says of which values this one was made
+        how["of"] = {signal: there_already[signal]["hash"]}
+    before = there_already[name].get("how") or {} if name in there_already else None
+    # In the same way, by whichever version.
+    is_there = before is not None and {**before, "made_by": None} == {**how, "made_by": None}
+    if before is not None and not is_there and not overwrite:
+        raise OutputError(
+            f"{scored.folder} has a column {name} already, made otherwise "
+            f"({before.get('meaning', 'something else')}); give another --name, or --overwrite to replace "
+            "it.",
+            column=name,
+        )
     column = scored.column(signal)
     if not is_number(column.type) or pt.is_boolean(column.type):
         raise InputError(
@@ -89,8 +102,8 @@ def derive(
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
     with np.errstate(over="ignore"):  # numbers past float32 are no values
-        kept = computed.astype(np.float32)
-    there = np.isfinite(kept)
+        single = computed.astype(np.float32)
+    there = np.isfinite(single)
     if not there.any():
         raise InputError(
             f"--signal {signal}: what is left of it without {LENGTH} is past what 32 bits hold (3.4e38).",
@@ -98,39 +111,9 @@ def derive(
         )
     if not is_there:
         ids = scored.column(ID).filter(pa.array(there)).to_pylist()
-        scored.add_column(name, ids, pa.array(kept[there], pa.float32()), how)
-    before, after = (spearman(column[there], lengths[there]) for column in (values, computed))
-    return Derived(name, len(computed), int(there.sum()), is_there, before, after, how)
-
-
-def _how(scored: ScoredSet, signal: str, way: Way, bins: int) -> Json:
-    meaning = f"{signal} less its usual value at that {LENGTH}"
-    rule: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
-    if way == "rank-in-bin":
-        meaning = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}"
-        rule = {"bins": bins}
-    made = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
-    how: Json = {**made, "signal": signal, "length_free": way, "length": LENGTH, **rule}
-    # A column that is itself computed can be replaced: the hash says of which values this one was made.
-    facts = scored.computed_columns().get(signal)
-    return how if facts is None else {**how, "of": {signal: facts["hash"]}}
-
-
-def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bool:
-    """Whether the column is there already, made in the same way (by whichever version)."""
-    facts = scored.computed_columns().get(name)
-    if facts is None:
-        return False
-    made = facts.get("how") or {}
-    if {**made, "made_by": None} == {**how, "made_by": None}:
-        return True
-    if not overwrite:
-        raise OutputError(
-            f"{scored.folder} has a column {name} already, made otherwise "
-            f"({made.get('meaning', 'something else')}); give another --name, or --overwrite to replace it.",
-            column=name,
-        )
-    return False
+        scored.add_column(name, ids, pa.array(single[there], pa.float32()), how)
+    rho, left = (spearman(column[there], lengths[there]) for column in (values, computed))
+    return Derived(name, len(computed), int(there.sum()), is_there, rho, left, how)
 
 
 def residual(signal: Floats, length: Floats) -> Floats:

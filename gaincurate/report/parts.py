@@ -1,20 +1,37 @@
 """A document as parts of paragraphs, tables and pictures, which a terminal and a page show alike.
 
-`report` and `compare` say what stands in their parts, and nothing here knows what either is about.
+`report` and `compare` say what stands in their parts, and nothing here knows what either is about. Numbers
+and foreign texts come as plain text and never as markup. Characters without a shape are written out, because
+some of them change how their neighbours look. The page escapes all of it like any other text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.formatting import count, number, seconds, share
-from gaincurate.report.formatting import signed as with_sign
 
-Spec = dict[str, Any]
-"""A picture in Vega-Lite's grammar; `html.draw` makes a drawing of it."""
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"  # for a missing number
+
+# Control characters but tab and line feed, what turns the direction of text round, separators that end a
+# line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+_PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_UNSIGNED = {"accuracy", "brier", "ceiling", "mean_variance", "highest_tenth", "middle_tenth", "lowest_tenth"}
+_SHARES = {
+    "accuracy", "effective", "always", "never", "teaches", "share", "explained", "eta_squared", "by_chance",
+    "pass_rate", "level", "replayed",
+}  # fmt: skip
+
+Spec = dict[str, Any]  # a picture in Vega-Lite's grammar, of which `html.draw` makes a drawing
 
 
 class Figure(NamedTuple):
@@ -25,20 +42,15 @@ class Figure(NamedTuple):
     half: str = ""
 
 
-Cell = Sequence[str]
-"""A text or a `Figure`."""
+Cell = str | Figure
 
 
 class Heading(str):
     """The title of what follows in a part."""
 
-    __slots__ = ()
-
 
 class Legend(str):
     """A paragraph about the pictures that follow, which the terminal leaves out."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +93,16 @@ class Part:
     detail: bool = False
 
 
-def records(caption: str, rows: Iterable[Any], columns: str, **more: Any) -> Table:
-    """A table of values of the document: a row each, its columns the names of their fields or keys."""
-    names = columns.split()
-    values = [
-        row if isinstance(row, Mapping) else {name: getattr(row, name) for name in names} for row in rows
+def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> Table:
+    """A table of values of the document: a row each, its columns the names of their fields or keys.
+
+    Without `columns`, which are separated by spaces, they are the keys of the first row.
+    """
+    names = columns.split() or list(rows[0])
+    cells = [
+        [cell(name, row[name] if isinstance(row, Mapping) else getattr(row, name)) for name in names]
+        for row in rows
     ]
-    cells = [[cell(name, row[name]) for name in names] for row in values]
     return Table(caption, [name.replace("_", " ") for name in names], cells, **more)
 
 
@@ -96,7 +111,7 @@ def cell(name: str, value: Any) -> Cell:
     if isinstance(value, str):
         return value
     if isinstance(value, Estimate):
-        return figure(value, signed=name not in _UNSIGNED)
+        return figure(value, number if name in _UNSIGNED else signed)
     if name in _SHARES:
         return share(value)
     if name.endswith("seconds"):
@@ -104,9 +119,9 @@ def cell(name: str, value: Any) -> Cell:
     return count(value) if isinstance(value, int) else number(value)
 
 
-def figure(estimate: Estimate, *, signed: bool = True) -> Figure:
-    """A correlation, or a figure without a sign, with its interval."""
-    low, high, text = estimate.low, estimate.high, with_sign if signed else number
+def figure(estimate: Estimate, text: Callable[[float | None], str]) -> Figure:
+    """A figure with its interval; `text` writes its numbers."""
+    low, high = estimate.low, estimate.high
     if low is None or high is None or low == high:  # nothing varied
         return Figure(text(estimate.value))
     half = (high - low) / 2
@@ -114,8 +129,80 @@ def figure(estimate: Estimate, *, signed: bool = True) -> Figure:
     return Figure(text(estimate.value), f"{text(low)} to {text(high)}", width)
 
 
-_UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance"}
-_SHARES = {
-    "accuracy", "effective", "always", "never", "teaches", "share", "explained", "eta_squared", "by_chance",
-    "pass_rate", "level", "replayed",
-}  # fmt: skip
+def shown(text: str) -> str:
+    """A data set's text, with each character that has no shape written out: a backslash and `u202e`."""
+    if _UNSEEN.search(text) is None:
+        return text
+    whole = _PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
+
+
+def line(text: str) -> str:
+    """One line, for a label in a picture."""
+    return " ".join(shown(text).split())
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands grouped, a true minus sign.
+
+    A power of ten where the digits would be all noughts or very many.
+    """
+    if not value:
+        return NONE if value is None else "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    if places > 7 or abs(value) >= 10**9:
+        return f"{value:.2e}".replace("-", MINUS)
+    return f"{value:,.{places}f}".replace("-", MINUS)
+
+
+def typeset(text: str) -> str:
+    """A sentence with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.,-])-(?=\d)", MINUS, text)
+
+
+def count(value: int | None) -> str:
+    """A count with thousands grouped."""
+    return NONE if value is None else f"{value:,}".replace("-", MINUS)
+
+
+def signed(value: float | None, places: int = 2) -> str:
+    """A correlation, `+0.12`, with a true minus sign."""
+    if value is None:
+        return NONE
+    rounded = f"{value:+.{places}f}"
+    return f"{0:.{places}f}" if float(rounded) == 0 else rounded.replace("-", MINUS)
+
+
+def share(value: float | None) -> str:
+    """A share of 0 to 1 as a percentage; never 0 % or 100 % where it is neither."""
+    if value is None:
+        return NONE
+    percent = 100 * value
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    fine = not 10 <= percent <= 90 and percent != round(percent)
+    return f"{percent:.1f} %" if fine else f"{percent:.0f} %"
+
+
+def seconds(value: float | None) -> str:
+    """A duration: `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if value is None:
+        return NONE
+    if value < 60:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def plain(value: object) -> str:
+    """A setting's value as text: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; empty without names."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

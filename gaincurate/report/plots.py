@@ -9,20 +9,15 @@ from typing import Any
 
 from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Scatter
-from gaincurate.report.formatting import line
-from gaincurate.report.parts import Spec
+from gaincurate.report.parts import Spec, line
 
 # The CSS variables of style.css, by what they stand for.
-INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
-MARK = "var(--mark)"
-SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
-"""An axis of counts: 0, 500, 1k, 1.5k."""
+INK, MUTED, RULE, MARK = "var(--ink)", "var(--muted)", "var(--rule)", "var(--mark)"
+SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"  # of counts: 0, 500, 1k, 1.5k
 _HEAVY = {"color": MARK, "strokeWidth": 2}
 _DASHED = {"color": MUTED, "strokeDash": [4, 3]}
-Panel = tuple[str, Sequence[tuple[str, Estimate]]]
-"""A panel's name, and its rows from above: (name of the row, estimate)."""
-Points = Sequence[tuple[Any, ...]]
-"""Of a curve: x, y, and the ends of the interval of y or None twice."""
+Panel = tuple[str, Sequence[tuple[str, Estimate]]]  # its name, and its rows from above with their names
+Points = Sequence[tuple[Any, ...]]  # of a curve: x, y, and the ends of the interval of y or None twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +49,7 @@ def _panels(names: Sequence[str], width: float, title: str | None = None) -> Spe
 def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Spec:
     """Estimates with their intervals as dots and lines, in panels with the same rows.
 
-    Args:
-        panels: the first one has every row.
-        middle: the value of no effect: 0 for correlations, 1 for ratios.
-        title: of the axis.
+    The first panel has every row. `middle` is the value of no effect: 0 for correlations, 1 for ratios.
     """
     rows = [
         {"panel": line(panel), "row": line(name), "value": e.value, "low": e.low, "high": e.high}
@@ -82,19 +74,12 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
 
 
 def lines(
-    curves: Sequence[Curve],
-    titles: tuple[str, str],
-    *,
-    x: Sequence[float],
-    alike: bool = True,
+    curves: Sequence[Curve], titles: tuple[str, str], *, x: Sequence[float], alike: bool = True
 ) -> Spec:
     """A panel for each curve, with the band of its intervals and the dashed line it is compared with.
 
-    Args:
-        curves: the panels.
-        titles: of both axes.
-        x: the ends of the horizontal axis.
-        alike: whether all panels have one vertical axis, or each its own.
+    `titles` are those of both axes, and `x` the ends of the horizontal one. The vertical one is the same in
+    all panels if they are `alike`.
     """
     rows: list[Spec] = []
     for curve in curves:
@@ -112,25 +97,17 @@ def lines(
         _layer("line", _HEAVY, needs="y", x=across, y=_number("y", **y)),
         _layer("circle", dot, "y", x=across, y=_number("y", **y)),
     ]
-    return {
-        "data": {"values": rows},
-        "facet": _panels([line(curve.name) for curve in curves], 220),
-        "columns": 3,
-        "spec": {"layer": layers, "width": 220, "height": 120},
-        "resolve": {"scale": {"y": "shared" if alike else "independent"}},
-        "spacing": 20,
-    }
+    facet = {"facet": _panels([line(curve.name) for curve in curves], 220), "columns": 3, "spacing": 20}
+    panel = {"layer": layers, "width": 220, "height": 120}
+    resolve = {"scale": {"y": "shared" if alike else "independent"}}
+    return {"data": {"values": rows}, **facet, "spec": panel, "resolve": resolve}
 
 
 def cloud(each: Scatter) -> Spec:
     """Rows over question length (log axis) and a signal, as tiles; quartiles as lines."""
     x, y = each.x_edges, each.y_edges
-    across = _number(
-        "x0",
-        title="question tokens",
-        scale={"type": "log", "domain": [x[0], x[-1]], "nice": False},
-        axis={"grid": False, "labelExpr": SHORT},
-    )
+    log = {"type": "log", "domain": [x[0], x[-1]], "nice": False}
+    across = _number("x0", title="question tokens", scale=log, axis={"grid": False, "labelExpr": SHORT})
     scale = {"domain": [y[0], y[-1]], "nice": False, "zero": False}
     up = _number("y0", title=line(each.signal), scale=scale, axis={"grid": False, "tickCount": 5})
     most = max(n for column in each.counts for n in column)
@@ -141,8 +118,8 @@ def cloud(each: Scatter) -> Spec:
         for (y0, y1), n in zip(pairwise(y), column, strict=True)
         if n
     ]
-    tiles: dict[str, Spec] = {"x2": {"field": "x1"}, "y2": {"field": "y1"}}
-    tiles["fillOpacity"] = _number("strength", scale=None, legend=None)
+    dark = _number("strength", scale=None, legend=None)
+    tiles: dict[str, Spec] = {"x2": {"field": "x1"}, "y2": {"field": "y1"}, "fillOpacity": dark}
     middles = [
         {"x0": (low * high) ** 0.5, **dict(zip(_QUARTILES, quartiles, strict=True))}
         for (low, high), quartiles in zip(pairwise(x), each.quartiles, strict=True)

@@ -45,12 +45,9 @@ _MEANINGS = {
 }
 _NUMBER = re.compile(r"(?<![\d.])(?:(?<!\w)-)?\d+(?:\.\d+)?")  # the dash of "level-3" is no minus
 _WORDS = {
-    word: float(place)
-    for place, words in enumerate(
-        ["trivial", "very easy", "easy", "medium moderate intermediate normal", "hard difficult", "very hard"]
-    )
-    for word in ([words] if words.startswith("very") else words.split())
-}
+    "trivial": 0.0, "very easy": 1.0, "easy": 2.0, "medium": 3.0, "moderate": 3.0, "intermediate": 3.0,
+    "normal": 3.0, "hard": 4.0, "difficult": 4.0, "very hard": 5.0,
+}  # fmt: skip
 _INFINITE = 1e100  # sums of squares of larger numbers would be
 _MOST_TEXTS = 1000  # of a scale in words or of levels
 _PARSED = 0.95  # of the rows, at least, for a column of texts to be one of levels
@@ -90,12 +87,7 @@ class Table:
 
 
 def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()) -> Table:
-    """Read what a report needs of a set.
-
-    Args:
-        scored: the set.
-        group_column: the column of groups; found by name where it is not given.
-        columns: more columns to take for levels.
+    """Read what a report needs of a set; for the arguments see `report.build.report`.
 
     Raises:
         InputError: the set has no rows; a named column is not there, or is not what it is named for.

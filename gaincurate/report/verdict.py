@@ -11,21 +11,19 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.parts import listed
 from gaincurate.report.relations import Evidence, Judged
 from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
-EXPLAINED = 0.8
-"""A rank correlation with length beyond which length explains a signal."""
-MATTERS = 0.1
-"""A smaller correlation is next to nothing, however sure."""
+EXPLAINED = 0.8  # a rank correlation with length beyond which length explains a signal
+MATTERS = 0.1  # a smaller correlation is next to nothing, however sure
 _WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
 _NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
 _LEAST = 30  # rows
@@ -47,43 +45,10 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
     "no-outcomes-to-judge": ("Not known yet", "unknown"),
 }
 """The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
-_WITHOUT_TARGETS: dict[Kind, str] = {
-    "not-enough-rows": " has {why}: there is nothing to sort by.",
-    "tells-length-only": " follows question length (rank correlation {length}): sorting by it is close to "
-    "sorting by length, which needs no model. What either is worth for training is not known.",
-    "tells-groups-only": " mostly says which {group} a row is from ({share:.0%} of its order): sorting by it "
-    "picks some of these before others. What that is worth for training is not known.",
-    "no-outcomes-to-judge": " is not question length (rank correlation {length}), but whether to sort by it "
-    "is not known: there is nothing to judge it by.",
-}
-_SENTENCES: dict[Kind, str] = {
-    "tells-more": " tells something about {target} that question length{or_group} does not: rank correlation "
-    "{left} at equal length{inside}. {advice}",
-    "tells-little-more": " adds next to nothing about {target} to question length{and_group}: rank "
-    "correlation {left} at equal length{inside}. {instead}",
-    "tells-length-only": " is question length by another name (rank correlation {length}): nothing of it is "
-    "left at equal length. {instead}",
-    "no-more-than-length": " tells no more about {target} than question length does: rank correlation "
-    "{overall} over all rows, {given_length} at equal length. {instead}",
-    "no-more-than-groups": " tells no more about {target} than which {group} a row is from: rank correlation "
-    "{overall} over all rows, {within} inside each. Choose among them by name, not by it.",
-    "no-more-than-length-and-groups": " tells no more about {target} than question length and {group} do: "
-    "rank correlation {overall} over all rows, {left} at equal length{inside}. {instead}",
-    "tells-nothing": " hardly goes with {target} (rank correlation {overall}){shuffling}",
-    "not-enough-rows": ": {rows:,} prompts with {target} are too few to say whether it tells more than "
-    "question length{or_group} does{needed}.",
-}
 
 
-def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) -> Verdict:
-    """The verdict on a signal: that of the target of which it tells most.
-
-    Args:
-        evidence: all that is known of it.
-        group: the column of groups, if there is one.
-        level: of the intervals that decide.
-        looks: how many decide together.
-    """
+def verdict(evidence: Evidence, group: str | None) -> Verdict:
+    """The verdict on a signal: that of the target of which it tells most. `group` is the column of groups."""
     kind, judged = _decide(evidence)
     sort = sort_by(evidence) if kind == "tells-more" else None
     return Verdict(
@@ -96,8 +61,8 @@ def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) 
         explained=evidence.explained,
         target=None if judged is None else judged.relation.target,
         estimate=None if judged is None else _weaker(judged.beyond, judged.in_bins),
-        level=level,
-        looks=looks,
+        level=evidence.level,
+        looks=evidence.looks,
     )
 
 
@@ -107,8 +72,15 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
         return "not-enough-rows", None
     if evidence.judged:
         best_first = list(ANSWERS)
-        kinds = [(_kind_of(judged), judged) for judged in evidence.judged]
-        return min(kinds, key=lambda pair: (best_first.index(pair[0]), -_weight(*pair)))
+
+        def order(judged: Judged) -> tuple[int, float]:
+            """By its verdict, and of several targets with one verdict the most decisive."""
+            tells = (kind := _kind_of(judged)) in ("tells-more", "tells-little-more")
+            decisive = _weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
+            return best_first.index(kind), -abs(decisive.value or 0.0)
+
+        judged = min(evidence.judged, key=order)
+        return _kind_of(judged), judged
     share = evidence.share
     if _by_length(evidence):
         return "tells-length-only", None
@@ -120,13 +92,6 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
 def _by_length(evidence: Evidence) -> bool:
     """Whether length explains a signal, by a monotone or by any other relation."""
     return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
-
-
-def _weight(kind: Kind, judged: Judged) -> float:
-    """By which of several targets with one verdict the best is picked."""
-    tells = kind in ("tells-more", "tells-little-more")
-    decisive = _weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
-    return abs(decisive.value or 0.0)
 
 
 def _kind_of(judged: Judged) -> Kind:
@@ -163,9 +128,7 @@ def _weaker(first: Estimate, second: Estimate) -> Estimate:
 
 def _sign(interval: Estimate) -> int:
     """On which side of 0 an interval lies; 0 where it holds 0 or there is none."""
-    if interval.low is None or interval.high is None:
-        return 0
-    return 1 if interval.low > 0 else -1 if interval.high < 0 else 0
+    return int((interval.low or 0.0) > 0) - int((interval.high or 0.0) < 0)
 
 
 def _notable(correlation: Estimate) -> bool:
@@ -195,11 +158,8 @@ def sort_by(evidence: Evidence) -> Lift | None:
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None
-    length = [
-        lift.ratio.value or 0.0
-        for lift in evidence.lifts
-        if lift.column != evidence.signal and lift.target == best.target
-    ]
+    others = [lift for lift in evidence.lifts if lift.column != evidence.signal]
+    length = [lift.ratio.value or 0.0 for lift in others if lift.target == best.target]
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None
 
 
@@ -224,36 +184,48 @@ def _sentence(
     """The verdict in words behind the signal's name, with the advice whether to sort by it."""
     length = _shown(evidence.length)
     if judged is None:
-        why = "the same value in every row"
-        return _WITHOUT_TARGETS[kind].format(
-            why=why if evidence.constant else f"a value in {evidence.rows:,} rows only",
-            length=length,
-            group=group,
-            share=0.0 if evidence.share is None else evidence.share.eta_squared or 0.0,
-        )
-    relation = judged.relation
-    left = _weaker(
-        relation.given_length_within_groups or relation.given_length,
-        relation.within_length_bins_and_groups or relation.within_length_bins,
+        share = 0.0 if evidence.share is None else evidence.share.eta_squared or 0.0
+        why = f"a value in {evidence.rows:,} rows only"
+        if evidence.constant:
+            why = "the same value in every row"
+        without_targets: dict[Kind, str] = {
+            "not-enough-rows": f" has {why}: there is nothing to sort by.",
+            "tells-length-only": f" follows question length (rank correlation {length}): sorting by it is "
+            "close to sorting by length, which needs no model. What either is worth for training is not "
+            "known.",
+            "tells-groups-only": f" mostly says which {group} a row is from ({share:.0%} of its order): "
+            "sorting by it picks some of these before others. What that is worth for training is not known.",
+            "no-outcomes-to-judge": f" is not question length (rank correlation {length}), but whether to "
+            "sort by it is not known: there is nothing to judge it by.",
+        }
+        return without_targets[kind]
+    relation, target = judged.relation, judged.relation.target
+    overall, instead = _shown(relation.overall), _instead(evidence)
+    given = relation.given_length_within_groups or relation.given_length
+    left = _shown(_weaker(given, relation.within_length_bins_and_groups or relation.within_length_bins))
+    given_length = _shown(_weaker(relation.given_length, relation.within_length_bins))
+    within = "" if relation.within_groups is None else _shown(relation.within_groups)
+    inside, or_group, and_group = (
+        "" if group is None else f" {word} {group}" for word in ("inside each", "or", "and")
     )
-    inside = "" if group is None else f" inside each {group}"
-    return _SENTENCES[kind].format(
-        target=relation.target,
-        rows=relation.overall.rows,
-        length=length,
-        overall=_shown(relation.overall),
-        given_length=_shown(_weaker(relation.given_length, relation.within_length_bins)),
-        within="" if relation.within_groups is None else _shown(relation.within_groups),
-        left=_shown(left),
-        group=group,
-        or_group="" if group is None else f" or {group}",
-        and_group="" if group is None else f" and {group}",
-        inside=inside,
-        advice=_advice(evidence, sort),
-        instead=_instead(evidence),
-        shuffling=_shuffling(evidence),
-        needed=_needed(judged, inside),
-    )
+    sentences: dict[Kind, str] = {
+        "tells-more": f" tells something about {target} that question length{or_group} does not: rank "
+        f"correlation {left} at equal length{inside}. {_advice(evidence, sort)}",
+        "tells-little-more": f" adds next to nothing about {target} to question length{and_group}: rank "
+        f"correlation {left} at equal length{inside}. {instead}",
+        "tells-length-only": f" is question length by another name (rank correlation {length}): nothing of "
+        f"it is left at equal length. {instead}",
+        "no-more-than-length": f" tells no more about {target} than question length does: rank correlation "
+        f"{overall} over all rows, {given_length} at equal length. {instead}",
+        "no-more-than-groups": f" tells no more about {target} than which {group} a row is from: rank "
+        f"correlation {overall} over all rows, {within} inside each. Choose among them by name, not by it.",
+        "no-more-than-length-and-groups": f" tells no more about {target} than question length and {group} "
+        f"do: rank correlation {overall} over all rows, {left} at equal length{inside}. {instead}",
+        "tells-nothing": f" hardly goes with {target} (rank correlation {overall}){_shuffling(evidence)}",
+        "not-enough-rows": f": {relation.overall.rows:,} prompts with {target} are too few to say whether it "
+        f"tells more than question length{or_group} does{_needed(judged, inside)}.",
+    }
+    return sentences[kind]
 
 
 def _advice(evidence: Evidence, sort: Lift | None) -> str:
@@ -306,13 +278,7 @@ def _needed(judged: Judged, inside: str) -> str:
 
 
 def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
-    """Whether to sort by any of the signals.
-
-    Args:
-        verdicts: one for each signal.
-        worth: the ends that are worth a trial.
-        roles: of the report's columns.
-    """
+    """Whether to sort by any signal, given the ends that are worth a trial and the roles of all columns."""
     names = [verdict.signal for verdict in verdicts]
     if not names:
         return "The set has no scores to judge."
@@ -321,7 +287,7 @@ def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozense
     if not roles & {"difficulty", "pass-rate", "learnability"}:
         length = [verdict.signal for verdict in verdicts if verdict.banner is not None]
         verb = "is" if len(length) == 1 else "are"
-        lead = f"{_listed(length)} {verb} close to question length. " if length else ""
+        lead = f"{listed(length)} {verb} close to question length. " if length else ""
         return f"{lead}{unknown}."
     if worth:
         best = max(worth, key=lambda lift: lift.ratio.value or 0.0)
@@ -336,7 +302,7 @@ def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozense
             else "which says nothing yet of what to train on first"
         )
         verb = "tells" if len(more) == 1 else "tell"
-        return f"{_listed(more)} {verb} something that question length does not, {end}."
+        return f"{listed(more)} {verb} something that question length does not, {end}."
     if all(verdict.verdict == "not-enough-rows" for verdict in verdicts):
         return f"Too few rows to say whether sorting by {any_of} helps: do not rely on it."
     if all(verdict.target is None for verdict in verdicts):
@@ -404,12 +370,7 @@ def _times(lift: Lift) -> str:
     return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One thing to do: a sentence, and the command for it where there is one."""
 
     text: str
@@ -442,8 +403,8 @@ def likewise(others: Sequence[Verdict]) -> str:
 def next_steps(document: Document) -> list[Step]:
     """The next steps, the most useful first."""
     steps = [Step(document.unknown)] if document.unknown else []
-    little = False
-    if (share := document.wasted) is not None and share.value is not None:
+    share, little = document.wasted, False
+    if share is not None and share.value is not None:
         little = share.value < LITTLE_WASTE
         advice = (
             "Selecting prompts can gain little: train on random prompts with a smaller batch first, such as "
@@ -456,38 +417,40 @@ def next_steps(document: Document) -> list[Step]:
         steps.append(Step(f"{groups} would teach nothing. {advice}"))
     worth = {(verdict.signal, verdict.sort_first) for verdict in document.verdicts}
     ends = [lift for lift in document.lifts if (lift.column, lift.end) in worth]
+    text, strategy = "Draw prompts at random, which costs nothing:", "uniform"
+    options, about = list[str](), document.about
     if ends:
-        steps.append(_trial(document, max(ends, key=lambda lift: lift.ratio.value or 0.0)))
-    elif document.unknown is None and document.verdicts and document.outcomes and not little:
+        best, strategy = max(ends, key=lambda lift: lift.ratio.value or 0.0), "gain-rl"
+        text = (
+            f"Train by {best.column}, {best.end} first, and compare with question length and random order at "
+            "equal generated tokens. A correlation with pass rates does not show that training by the signal "
+            "is faster."
+        )
+        if best.end == "middle":  # no strategy begins in the middle of a column
+            return [*steps, Step(text)]
+        options = ["--by", best.column, *(["--ascending"] if best.end == "lowest" else [])]
+        options += ["--sigma", "0.1N"] if about.rows < _FEW else []
+    elif document.unknown is not None or not document.verdicts:
+        return steps
+    elif document.outcomes and not little:
+        strategy = "posterior"
         text = (
             "Select by the outcomes of the training, which are better evidence than any of these "
             "signals: each pass omits most prompts whose rollouts are all right or all wrong."
         )
-        steps.append(Step(text, _start(document, "posterior")))
-    elif document.unknown is None and document.verdicts:
-        text = "Draw prompts at random, which costs nothing:"
-        steps.append(Step(text, _start(document, "uniform")))
-    return steps
-
-
-def _trial(document: Document, best: Lift) -> Step:
-    text = (
-        f"Train by {best.column}, {best.end} first, and compare with question length and random order at "
-        "equal generated tokens. A correlation with pass rates does not show that training by the signal is "
-        "faster."
-    )
-    if best.end == "middle":  # no strategy begins in the middle of a column
-        return Step(text)
-    options = ["--ascending"] if best.end == "lowest" else []
-    if document.about.rows < _FEW:
-        options += ["--sigma", "0.1N"]
-    return Step(text, _start(document, "gain-rl", "--by", best.column, *options))
-
-
-def _start(document: Document, strategy: str, *options: str) -> str:
-    folder, run = document.about.folder, "run" if document.run is None else f"{document.run['folder']}-next"
+    run = "run" if document.run is None else f"{document.run['folder']}-next"
     # A round of all prompts would leave a strategy nothing to choose.
-    budget = min(1024, max(1, document.about.rows // 4))
-    rounds = min(200, math.ceil(_PASSES * document.about.rows / budget))
-    command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
-    return shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)])
+    budget = min(1024, max(1, about.rows // 4))
+    rounds = min(200, math.ceil(_PASSES * about.rows / budget))
+    command = [
+        "gaincurate",
+        "schedule",
+        "start",
+        about.folder,
+        "--run",
+        run,
+        "--strategy",
+        strategy,
+        *options,
+    ]
+    return [*steps, Step(text, shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)]))]

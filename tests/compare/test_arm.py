@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import runs
-from gaincurate.compare.arm import Costs
+from gaincurate.compare.arm import Marks
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+
+
+def marks(run: Run) -> Marks:
+    comparison = SimpleNamespace(mark_tokens=[100], prefill_weight=0.5)
+    job: Any = SimpleNamespace(comparison=comparison, scoring=lambda: 7)
+    return Marks(job, run, 0.0)
 
 
 def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path: Path) -> None:
@@ -23,7 +33,7 @@ def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path:
         for gc_id, sample, reward, step in rollouts
     ]
     runs.write(run, 0, lines)
-    found = Costs(run, 1.0).step(0, 1)
+    found = marks(run).measure(1)
     assert (found["rollouts"], found["prompts"], found["completion_tokens"]) == (6, 3, 30)
     assert found["effective"] == pytest.approx(1 / 3)
     assert found["reward"] == 0.75
@@ -36,5 +46,10 @@ def test_a_scoring_pass_is_charged_to_the_rounds_that_were_drawn_after_it(tmp_pa
     for round_ in (0, 1):
         runs.some_set(run.folder / "scores" / f"{round_:05d}", rows=6)
     one = sum(ScoredSet(run.folder / "scores/00000").column("gc_prompt_tokens").to_pylist())
-    costs = Costs(run, 0.5)
-    assert [costs.rescoring(newest) for newest in range(3)] == [0, round(one / 2), one]
+    for _ in range(2):
+        runs.report(run)
+        advance(run)
+    counted = marks(run)
+    for counted._round, passes in ((0, 0), (2, 2), (1, 1)):
+        parts = {"scoring": 7, "rescoring": round(passes * one / 2), "references": 0, "training": 0}
+        assert counted.spent() == {"tokens": sum(parts.values()), **parts}

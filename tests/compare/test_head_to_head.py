@@ -42,15 +42,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [{"gc_id": f"id-{q:04d}", "task": f"task{q % 3} {1 + q % 2}"} for q in range(40)]
     with pa.ipc.new_file(out / RESULTS / f"{TASKS}.arrow", SCHEMAS[TASKS]) as writer:
         writer.write_table(pa.Table.from_pylist(names, SCHEMAS[TASKS]))
-    for name, rows in (("scored", 50), ("heldout", 40)):
-        tasks = {
-            "source": [f"task{row % 3}" for row in range(rows)],
-            "level": [1 + row % 2 for row in range(rows)],
-        }
-        lengths = list(range(3, rows + 3))
-        column_set(
-            folder / "sets" / name, lengths, {"gc_angle": [0.5] * rows}, tasks if name == "heldout" else None
-        )
+    tasks = {"source": [f"task{row % 3}" for row in range(40)], "level": [1 + row % 2 for row in range(40)]}
+    for name, source in (("scored", None), ("heldout", tasks)):
+        rows = 50 if source is None else 40
+        column_set(folder / "sets" / name, list(range(3, rows + 3)), {"gc_angle": [0.5] * rows}, source)
     facts = json.loads((out / FACTS).read_bytes())
     facts["comparison"] |= {name: str(folder / "sets" / name) for name in ("scored", "heldout")}
     facts["model"] = facts["comparison"]["model"] = str(folder / "model")
@@ -71,12 +66,9 @@ def written(script: ModuleType, compared: Path, tmp_path_factory: pytest.TempPat
 
 
 def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(inner, f"{where}.{name}")
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{where}[{place}]")
     else:
         yield where, value
 
@@ -86,10 +78,8 @@ def same(first: Any, second: Any) -> None:
     one, other = dict(leaves(first)), dict(leaves(second))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        if isinstance(value, float):
-            assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
-        else:
-            assert other[name] == value, name
+        expected = pytest.approx(value, rel=1e-5, abs=1e-7) if isinstance(value, float) else value
+        assert other[name] == expected, name
 
 
 def test_what_is_kept_gives_the_comparisons_own_figures(compared: Path, written: Path) -> None:

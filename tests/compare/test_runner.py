@@ -1,11 +1,14 @@
-"""Comparisons with real training runs of a tiny model, in processes of their own, also killed."""
+"""Comparisons with real training runs of a tiny model, in processes of their own, also killed or planted."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 import tiny
 from compare_command import kill_when_there, toml
 from compare_world import TRAIN
-from gaincurate.compare import trl_arm
+from gaincurate.compare.arm import main
 from gaincurate.compare.config import Comparison, checked_comparison
 from gaincurate.compare.results import FACTS, RESULTS, Tables, read_tables
 from gaincurate.compare.runner import JOBS, compare, environment
@@ -44,24 +47,23 @@ def sets_of(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "scored": str(folder / "scored"),
-        "heldout": str(folder / "heldout"),
-        "verifier": "compare_world:even",
+    sets = {name: str(folder / name) for name in ("scored", "heldout")}
+    sizes = {
         "budget_tokens": 150,
-        "prefill_weight": 0.01,
         "marks": 2,
-        "seeds": [0],
         "step_prompts": 4,
         "round_steps": 2,
         "group": 2,
         "max_tokens": 4,
+    }
+    more = {
+        "verifier": "compare_world:even",
+        "prefill_weight": 0.01,
+        "seeds": [0],
         "threads": 1,
         "train": TRAIN,
-        "evaluation": {"samples": 2},
-        "arms": [DOTS],
     }
-    return given | changes
+    return {**sets, **sizes, **more, "evaluation": {"samples": 2}, "arms": [DOTS], **changes}
 
 
 def asked(folder: Path, **changes: Any) -> Comparison:
@@ -208,39 +210,13 @@ def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_an_arm_that_was_refused_may_come_again_mended(
-    sets_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And one that was prepared beside it is not taken for what later has its name."""
-    out, arm = tmp_path / "out", {"name": "mine", "strategy": "unifrom"}
-    other = {"name": "other", "strategy": "uniform"}
-    with pytest.raises(InputError, match=r"unifrom"):
-        compare(asked(sets_of, arms=[other, arm]), out)
-    assert Run(out / JOBS / "other" / "seed-0" / "run").config.strategy == "uniform"
-    assert json.loads((out / FACTS).read_bytes())["begun"] == {}
-    trained = list[str]()
-    monkeypatch.setattr("gaincurate.compare.runner.roll_out", lambda config: None)
-    monkeypatch.setattr(
-        "gaincurate.compare.runner._work",
-        lambda jobs, view, workers: trained.extend(job.arm.name for job in jobs),
-    )
-    monkeypatch.setattr("gaincurate.compare.runner.collect", lambda comparison, out, jobs: None)
-    mended = [{**other, "strategy": "length"}, {**arm, "strategy": "file-order"}]
-    compare(asked(sets_of, arms=mended), out)
-    assert trained == ["uniform", "length", "other", "mine"]
-    assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "other", "uniform"]
-    for name, strategy in (("other", "length"), ("mine", "file-order")):
-        assert Run(out / JOBS / name / "seed-0" / "run").config.strategy == strategy
-
-
-@pytest.mark.slow
 def test_judging_goes_on_where_weights_are_gone(compared: Path) -> None:
     job = compared / JOBS / "uniform" / "seed-0"
     assert not list((job / "marks" / "0").glob("*.safetensors"))
     before = (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes()
     (job / "marks" / "1" / "rollouts" / "manifest.json").unlink()
     with contextlib.chdir(ROOT):
-        trl_arm.main(job)
+        main(job)
     assert (job / "marks" / "1" / "rollouts" / "manifest.json").read_bytes() == before
 
 
@@ -258,9 +234,8 @@ def test_a_trainer_that_fails_is_named(
     with pytest.raises(TrainerError) as error:
         compare(asked(sets_of, train={"optim": "no such optimiser"}, arms=[]), tmp_path / "out")
     log = tmp_path / "out" / JOBS / "uniform" / "seed-0" / "trainer.log"
-    assert str(error.value).startswith(
-        f"uniform, seed 0: the trainer failed with exit code 1; its log is {log} and ends: "
-    )
+    said = f"uniform, seed 0: the trainer failed with exit code 1; its log is {log} and ends: "
+    assert str(error.value).startswith(said)
 
 
 def test_what_a_process_is_told_of_the_machine(sets_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,3 +247,18 @@ def test_what_a_process_is_told_of_the_machine(sets_of: Path, monkeypatch: pytes
     assert environment(one, 1, 2) == told | {"CUDA_VISIBLE_DEVICES": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert [environment(one, slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
+
+
+@pytest.mark.slow
+def test_who_is_told_what_teaches_wins_and_who_sees_only_what_does_not_loses(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "compare_planted.py", tmp_path / "world", "0", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])["planted"]
+    assert found["told"]["difference"]["answer"] == "better"
+    assert found["hopeless"]["difference"]["answer"] == "worse"
+    assert found["hopeless"]["training"]["effective"] == 0

@@ -1,11 +1,25 @@
+"""The next steps of a report: which they are, and that their commands run as they are printed."""
+
 from __future__ import annotations
 
+import json
+import re
 import shlex
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
+import pytest
+from typer.testing import Result
+
 import documents
+import exports
+import runs
+import tiny
+from command import run
 from gaincurate.core.stats import Estimate
+from gaincurate.report.build import report
 from gaincurate.report.document import Document, Kind, Lift
 from gaincurate.report.verdict import ANSWERS, answer, next_steps, unknown
 
@@ -102,3 +116,71 @@ def test_advised_rollouts_say_what_they_cost() -> None:
     # The defaults of `difficulty rollout`: 8 completions of a prompt, 1,024 tokens each at most.
     assert "300 prompts x 8 = 2,400 completions: 2,457,600 tokens at most" in text
     assert "480,000 with answers of 200 tokens" in text
+
+
+def advised(document: Document) -> list[list[str]]:
+    """Every command in the advice, those within a sentence too."""
+    steps = next_steps(document)
+    inside = [command for step in steps for command in re.findall(r"`(gaincurate .*?)`", step.text)]
+    return [shlex.split(command) for command in [*inside, *(step.command for step in steps if step.command)]]
+
+
+def test_advice_names_the_sets_own_model_and_verifier_and_runs_as_printed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Room for as many tokens as a rollout takes by default.
+    shutil.copytree(tiny_model, "my model")
+    config = json.loads(Path("my model/config.json").read_text()) | {"max_position_embeddings": 2048}
+    Path("my model/config.json").write_text(json.dumps(config))
+    sources = [json.dumps({"source_dataset": "chain_sum", "source_index": i}) for i in range(3)]
+    questions = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(3)]
+    rows = [question | {"metadata": source} for question, source in zip(questions, sources, strict=True)]
+    runs_well(
+        "score", tiny.write_jsonl(tmp_path / "rows.jsonl", rows), "--model", "my model", "--out", "scored"
+    )
+    rollout, again = advised(report("scored"))
+    assert rollout[rollout.index("--model") + 1] == str(tmp_path / "my model")
+    assert rollout[rollout.index("--verifier") + 1] == "reasoning-gym"
+    runs_well(*rollout[1:])
+    assert json.loads(runs_well(*again[1:], "--json").stdout)["outcomes"][0]["prompts"] == 3
+
+
+def runs_well(*arguments: object) -> Result:
+    done = run(*arguments)
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("kind", ["nothing", "trial"])
+def test_the_next_run_starts_as_printed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs.some_set(tmp_path / "a set", rows=240)
+    rates = [
+        {"gc_id": f"id{i:04d}", "reward": float(k < (4 if kind == "nothing" else 1 + i // 60)), "sample": k}
+        for i in range(240)
+        for k in range(8)
+    ]
+    (tmp_path / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rates))
+    document = report("a set", rollouts=["rates.jsonl"])
+    commands = advised(document)
+    assert commands
+    for command in commands:
+        assert "warning" not in runs_well(*command[1:]).stderr
+    # What is chosen from is more than what is chosen.
+    assert json.loads((tmp_path / "run/run.json").read_text())["config"]["budget"] < 240
+
+
+def test_a_report_of_a_run_advises_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs.report(runs.begin(tmp_path, rows=60))
+    (command,) = advised(report("set", run="run"))
+    assert command[command.index("--run") + 1] == "run-next"
+    runs_well(*command[1:])
+
+
+def test_a_set_with_answers_of_another_kind_gets_the_verifier_of_mathematics(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "answer": str(i), "metadata": {"source": "a book"}} for i in range(4)]
+    document = report(exports.make_set(tmp_path / "set", rows))
+    assert document.unknown is not None
+    assert "--model some-model --verifier math --reference 4" in document.unknown

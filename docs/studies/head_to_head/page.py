@@ -17,10 +17,9 @@ import numpy as np
 from drawn import pictures
 from kept import keep, kept
 
-from gaincurate.compare.document import BASELINE, document
+from gaincurate.compare.document import BASELINE, document, reached_at
 from gaincurate.compare.results import Results
 from gaincurate.compare.verdict import THESE
-from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.files import write_atomic
 
 HERE = Path(__file__).parent
