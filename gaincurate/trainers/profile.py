@@ -1,4 +1,4 @@
-"""One trainer's facts as one value: columns, settings, checkpoints.
+"""One trainer's facts as one value: columns, settings and rules on them, checkpoints.
 
 The engines (export, checkpoints, doctor) read a profile and name no trainer, so a trainer is one folder
 beside this file. Facts are those of the version that `version` names.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from gaincurate.core.foreign import read_text
+from gaincurate.core.foreign import json_file, read_text
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.doctor.findings import Rule, Style
 from gaincurate.trainers.names import TRAINERS as TRAINERS
 from gaincurate.trainers.names import folder_of, with_part
 
@@ -36,9 +38,12 @@ class Launch:
     @property
     def text(self) -> str:
         """The settings, ready to be pasted."""
-        if self.form == "flags":
-            return " ".join(map(_quoted, self.settings))
-        return "\n".join(self.settings)
+        return " ".join(map(_quoted, self.settings)) if self.form == "flags" else "\n".join(self.settings)
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; one with single quotes alone is easier to read in double ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,11 @@ class Profile:
     refused_in_path: str = ""  # characters that it would take apart in a path
     reads_folder: bool = False  # it reads every file of the folder
     layout: Layout | None = None  # its checkpoints, None where they are not known
+    rules: tuple[Rule, ...] = ()  # on its settings, in the order in which their findings are listed
+    launches: tuple[str, ...] = ()  # words that mark a launch line of it
+    style: Style = ""  # of a setting in its launch line
+    live: bool = False  # whether it can be steered in one long process
+    whole: Mapping[str, Any] | None = None  # in place of its defaults for a file with all sections of them
 
     def __post_init__(self) -> None:
         if self.layout is not None:
@@ -215,6 +225,45 @@ def system_file(path: Path) -> Path:
     return path.with_name(f"{path.stem}.system.txt")
 
 
-def _quoted(word: str) -> str:
-    """A word for a shell; one with single quotes alone is easier to read in double ones."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+# Signs that a checkpoint is complete. Each check reads the file that the trainer writes last; one that cannot
+# be read to its end is still being written.
+
+
+def tracker(
+    name: str = "latest_checkpointed_iteration.txt", prefix: str = ""
+) -> Callable[[Path, int], str | None]:
+    """For trainers that write the newest complete step into a file beside the checkpoints (Megatron)."""
+
+    def unfinished(path: Path, step: int) -> str | None:
+        file = path.parent / name
+        try:
+            newest = int(read_text(file, 1 << 10).strip().removeprefix(prefix))
+        except (OSError, ValueError):
+            return f"{path} is not finished: {file} does not say so"
+        return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
+
+    return unfinished
+
+
+def tokenizer_unfinished(folder: Path) -> str | None:
+    """The file that `save_pretrained` of a tokenizer has not written: the configuration or the vocabulary."""
+    why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
+    others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
+    if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
+        why = unreadable(file)
+    return why
+
+
+def unreadable(file: Path) -> str | None:
+    """The reason if a JSON file, which is written last, is missing or not finished."""
+    if not file.is_file():
+        return f"{file.parent} has no {file.name}, which is written last"
+    return None if json_or_none(file) is not None else f"{file} is not finished"
+
+
+def json_or_none(file: Path) -> Any:
+    """The content of a JSON file; None if it cannot be read to its end."""
+    try:
+        return json_file(file)
+    except (OSError, ValueError):
+        return None

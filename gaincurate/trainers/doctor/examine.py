@@ -7,10 +7,9 @@ arguments, tools, token ids. Parts that are not seen here, such as tools from a 
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -32,19 +31,16 @@ from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
-    Found,
     Mode,
-    Rule,
     Style,
-    TrainerRules,
     ask,
     context_of,
     defaults_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
-from gaincurate.trainers.names import folder_of, with_part
-from gaincurate.trainers.profile import Profile, Rendering, one_of, profile_of
+from gaincurate.trainers.names import with_part
+from gaincurate.trainers.profile import Profile, Rendering, one_of, profiles
 
 _ROWS = 16  # prompts whose tokens are compared
 
@@ -102,15 +98,13 @@ class Report:
         return {**facts, "findings": findings, "notes": self.notes}
 
 
-def trainer_named(name: str) -> TrainerRules:
-    """The rules of a trainer.
+def trainer_named(name: str) -> Profile:
+    """A trainer with rules.
 
     Raises:
         InputError: there is no such trainer.
     """
-    module = f"gaincurate.trainers.{folder_of(one_of('--trainer', name, with_part('rules')))}.rules"
-    rules: TrainerRules = importlib.import_module(module).RULES
-    return rules
+    return profiles()[one_of("--trainer", name, with_part("rules"))]
 
 
 def examine(
@@ -147,21 +141,20 @@ def examine(
     return report
 
 
-def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None = None) -> Report:
+def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None) -> Report:
     """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
-    shipped, profile = defaults_of(trainer.name), profile_of(trainer.name)
-    version = f"{trainer.name} {profile.version}"
+    shipped, version = defaults_of(trainer.name), f"{trainer.name} {trainer.version}"
     is_whole = trainer.whole is not None and {key.split(".")[0] for key in shipped} <= read.sections
     settings = Settings(read.given, trainer.whole or {} if is_whole else shipped, read.sources)
-    if additions(profile.rendering, settings, context):
+    if additions(trainer.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
     modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
     scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
     context = replace(context, script=[*scripts, *modules, ""][0], shell=read.shell)
-    rules: list[Rule] = [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)]
+    rules = (*trainer.rules, partial(template_arguments, trainer), partial(tools, trainer))
     findings, unjudged = ask(rules, settings, context)
-    if context.group_size is not None and profile.group_size is None:
-        title = f"the plans of this run give each prompt a group size, and {profile.name} has one for all"
+    if context.group_size is not None and trainer.group_size is None:
+        title = f"the plans of this run give each prompt a group size, and {trainer.name} has one for all"
         advice = "start a run without group_sizes, or train with verl or a loop of your own"
         findings.append(Finding("group-sizes", "wrong", title, advice=advice))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
@@ -183,12 +176,12 @@ def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None =
             "not in files"
         )
     if run is not None:
-        finding, note = compare_tokens(run, profile, settings, context)
+        finding, note = compare_tokens(run, trainer, settings, context)
         findings += [finding] if finding else []
         notes.append(f"tokens: {note}")
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
     style = trainer.style if read.words else ""
-    return Report(trainer.name, profile.version, context.mode, findings, notes, style)
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
 
 
 def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
@@ -205,29 +198,29 @@ def _flag(style: Style, key: str, value: Any) -> str:
     return " ".join([flag, *([] if is_switch else map(shown, words))])
 
 
-def template_arguments(profile: Profile, settings: Settings, context: Context) -> Found:
+def template_arguments(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
     """The arguments of the chat template, where they are not those of the scored set."""
-    rendering = profile.rendering
+    rendering = trainer.rendering
     if context.scored is None or (rendering.code and not rendering.arguments):
-        return None
+        return
     scored = context.scored.get("segmentation", {}).get("template_kwargs") or {}
     wanted = {key: value for key, value in flat(scored).items() if value is not None}
     key, given = rendering.arguments, _arguments(rendering, settings) if rendering.arguments else {}
     if given == wanted:
-        return None
-    differing = {name for name in {**given, **wanted} if given.get(name) != wanted.get(name)}
+        return
+    differing = sorted(name for name in {**given, **wanted} if given.get(name) != wanted.get(name))
     fix: dict[str, Any] = {}
     if rendering.argument:
-        fix = {key: wanted.get(rendering.argument)} if differing == {rendering.argument} else {}
+        fix = {key: wanted.get(rendering.argument)} if differing == [rendering.argument] else {}
     elif key and "." not in key and not any(settings.below(f"{key}.")):
         fix = {key: _json(wanted)}
     elif key:
-        fix = {f"{key}.{name}": wanted.get(name) for name in sorted(differing)}
-    title = f"{key or f'{profile.name}, which takes none,'} gives the chat template {_json(given)}, but "
+        fix = {f"{key}.{name}": wanted.get(name) for name in differing}
+    title = f"{key or f'{trainer.name}, which takes none,'} gives the chat template {_json(given)}, but "
     title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
     advice = f"or score the set again with --template-kwargs '{_json(given)}'"
     source = settings.source(key, *settings.below(f"{key}."))
-    return Finding("template-arguments", "wrong", title, fix, advice, source)
+    yield Finding("template-arguments", "wrong", title, fix, advice, source)
 
 
 def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
@@ -257,24 +250,23 @@ def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def tools(profile: Profile, settings: Settings, context: Context) -> Found:
+def tools(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
     """The tools of a row, where the trainer does not render those that were scored."""
     if context.scored is None:
-        return None
-    rendering, column = profile.rendering, context.scored["source"].get("tools_column")
+        return
+    rendering, column = trainer.rendering, context.scored["source"].get("tools_column")
     why, key = f"prompts were scored with the tools of column {column!r}", rendering.row_tools
     if column and not (key or rendering.code or additions(rendering, settings, context)):
         advice = "score the set again with --tools-column none, or with the tools that the trainer's "
         advice += "configuration gives to all rows"
-        why += f", and {profile.name} renders no tools of a row"
-        return Finding("tools", "wrong", why, advice=advice)
-    if key and column and settings[key] not in ("tools", column):
-        return find(settings, key, "tools", why, {key: "tools"})
-    if key and not column and settings[key] in list(context.columns or ()):  # it may be a list itself
+        why += f", and {trainer.name} renders no tools of a row"
+        yield Finding("tools", "wrong", why, advice=advice)
+    elif key and column and settings[key] not in ("tools", column):
+        yield find(settings, key, "tools", why, {key: "tools"})
+    elif key and not column and settings[key] in list(context.columns or ()):  # it may be a list itself
         why = "the rows have that column, and prompts were scored without tools"
         advice = f"or score the set again with --tools-column {settings[key]}"
-        return find(settings, key, "tools", why, {key: "none"}, advice)
-    return None
+        yield find(settings, key, "tools", why, {key: "none"}, advice)
 
 
 def additions(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
@@ -289,20 +281,22 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Context) -> tuple[Found, str]:
+def compare_tokens(
+    run: Run, trainer: Profile, settings: Settings, context: Context
+) -> tuple[Finding | None, str]:
     """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
 
     Returns:
         A finding on the first prompt that differs, and a note on the comparison, or why there was none.
     """
-    rendering, model, round_ = profile.rendering, run.config.model, run.round
-    try:
-        unknown = additions(rendering, settings, context)
+    rendering, model, round_ = trainer.rendering, run.config.model, run.round
+    differing, unknown = ask(
+        (partial(template_arguments, trainer), partial(tools, trainer)), settings, context
+    )
+    if not unknown:
+        unknown += additions(rendering, settings, context)
         unknown += [f"{rendering.code} renders the prompts"] if rendering.code else []
-        if template_arguments(profile, settings, context) or tools(profile, settings, context):
-            unknown.append("the trainer renders other prompts than were scored")
-    except NotKnown as problem:
-        unknown = [str(problem)]
+        unknown += ["the trainer renders other prompts than were scored"] if differing else []
     unknown += ["the run has no round yet"] if round_ < 0 else []
     unknown += ["--without-system leaves out a part of the scored prompt"] if run.config.bare else []
     if model is None or not Path(model).is_dir():
@@ -342,7 +336,7 @@ def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Cont
             if len(trained) != count:
                 how = f"is {len(trained)} tokens, but was scored as {count}"
             title = f"by the chat template of {model} the prompt of {gc_id} {how}"
-            return _differs(profile, title, keeps and has_nulls([messages, given])), f"{gc_id} differs"
+            return _differs(trainer, title, keeps and has_nulls([messages, given])), f"{gc_id} differs"
     except BaseException as error:  # a template is a program, a file may be broken
         if not is_failure(error):
             raise
@@ -352,11 +346,11 @@ def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Cont
     return None, f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"
 
 
-def _differs(profile: Profile, title: str, nulls: bool) -> Finding:
+def _differs(trainer: Profile, title: str, nulls: bool) -> Finding:
     if nulls:
-        title += f": {profile.name} renders null for each key of tools that only other rows have"
-        lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {profile.name}`, or "
-        advice = f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
+        title += f": {trainer.name} renders null for each key of tools that only other rows have"
+        lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {trainer.name}`, or "
+        advice = f"{'' if trainer.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
         return Finding("nulls", "wrong", title, advice=advice)
     title += ": the trainer would read something else than was scored"
     advice = "score the set again with this model's tokenizer, or train with the one that scored it"

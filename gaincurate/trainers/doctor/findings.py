@@ -19,6 +19,9 @@ from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
 Style = Literal["", "values", "switches", "dashes"]
+"""A setting in a launch line: "" is key=value; `values` --key value, also true and false; `switches` --key
+alone for true; `dashes` the same with - for _.
+"""
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -88,32 +91,14 @@ def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 
 
-Found = Finding | None
-Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
-_FACTS: dict[str, dict[str, Any]] = json_file(Path(__file__).parent.with_name("defaults.json"))
+Rule = Callable[[Settings, Context], Iterator[Finding]]
+_FACTS: dict[str, dict[str, dict[str, Any]]] = json_file(Path(__file__).parent.with_name("defaults.json"))
 """By trainer, the facts that `tests/trainer_defaults.py` reads from the trainers' sources."""
 
 
 def defaults_of(trainer: str) -> dict[str, Any]:
     """The defaults of a trainer's settings, by dotted key, of those that its rules read."""
-    defaults: dict[str, Any] = _FACTS[trainer]["defaults"]
-    return defaults
-
-
-@dataclass(frozen=True)
-class TrainerRules:
-    """How one trainer is set, and the rules on its settings: the `RULES` of its folder.
-
-    Its launch line writes a setting by `style`: "" key=value; `values` --key value, also true and false;
-    `switches` --key alone for true; `dashes` the same with - for _.
-    """
-
-    name: str  # as in `gaincurate.trainers.profile`
-    launches: tuple[str, ...]  # words that mark a launch line of it
-    rules: tuple[Rule, ...]  # in the order in which their findings are listed
-    style: Style = ""
-    live: bool = False  # whether it can be steered in one long process
-    whole: Mapping[str, Any] | None = None  # in place of `defaults_of` for a file with all sections of them
+    return _FACTS[trainer]["defaults"]
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
@@ -122,8 +107,7 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
     unknown: list[str] = []
     for rule in rules:
         try:
-            answer = rule(settings, context)
-            findings += [answer] if isinstance(answer, Finding) else answer or ()
+            findings += rule(settings, context)
         except NotKnown as error:
             unknown.append(str(error))
     return findings, list(dict.fromkeys(unknown))

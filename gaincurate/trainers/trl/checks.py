@@ -32,7 +32,7 @@ from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_o
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import PLACE, RunSession, place_beside
 from gaincurate.trainers.trl.batching import Shape, resolved
-from gaincurate.trainers.trl.rules import RULES
+from gaincurate.trainers.trl.profile import RULES
 
 _BATCH = {
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
@@ -67,7 +67,7 @@ def check(
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live")
-    findings, _ = ask(RULES.rules, resolved(trainer), context)
+    findings, _ = ask(RULES, resolved(trainer), context)
     if not isinstance(rows := trainer.train_dataset, Dataset):
         title = f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place"
         findings.append(stops("dataset", title, "use `gaincurate.trainers.trl.dataset(run)`"))

@@ -2,7 +2,7 @@
 
 The trainer class overrides where TRL generates and where it takes losses, nothing else. TRL's own log lines
 gain what replay did to the step. Settings that would break it are refused here (TRL 1.16.0). What also holds
-for a run without replay (how rows are dealt, when checkpoints are saved) is in `rules.py`.
+for a run without replay (how rows are dealt, when checkpoints are saved) is in `profile.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importanc
 from gaincurate.trainers.session import reward_of, sum_of
 from gaincurate.trainers.trl.batching import resolved
 from gaincurate.trainers.trl.checks import reward_missing, stops
+from gaincurate.trainers.trl.profile import dealing, optimizer, saves_anywhere, window
 from gaincurate.trainers.trl.replay_rows import (
     Array,
     Row,
@@ -44,7 +45,6 @@ from gaincurate.trainers.trl.replay_rows import (
     rows_of_groups,
     with_logprobs,
 )
-from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 _log = logging.getLogger("gaincurate")
 # Averaged between two logs; the others are current values.

@@ -1,6 +1,6 @@
 """verl's settings for replay: the Hydra overrides for given sizes, and what is refused (verl 0.9.1).
 
-What also holds for a run without replay (synchronous steps, whole groups) is in `rules.py`.
+What also holds for a run without replay (synchronous steps, whole groups) is in `profile.py`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.trainers.doctor.common import LIVE, Row, must, only
-from gaincurate.trainers.doctor.findings import Context, ask, refuse
+from gaincurate.trainers.doctor.common import LIVE, must, only
+from gaincurate.trainers.doctor.findings import Context, Rule, ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved, Settings
-from gaincurate.trainers.verl.rules import groups, reward_pool, synchronous, whole_batches
+from gaincurate.trainers.verl.profile import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
 
 MODULE = "gaincurate.trainers.verl.replay"
@@ -61,7 +61,7 @@ def check(setting: Lookup) -> None:
     refuse(ask(rules, Resolved(setting), Context("live"))[0])
 
 
-def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
+def _rules(sizes: ReplayConfig) -> tuple[Rule, ...]:
     """The settings that replay of these sizes needs."""
     row = partial(must, name="replay", severity="stops", modes=LIVE)
     fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups

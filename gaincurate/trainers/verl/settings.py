@@ -1,6 +1,6 @@
 """verl's settings for a run: the Hydra overrides that make it follow one, and what the adapter refuses.
 
-What a setting must be is said in `rules.py`, for the doctor and for the adapter. Settings are looked up by
+What a setting must be is said in `profile.py`, for the doctor and for the adapter. Settings are looked up by
 their dotted names, so nothing here needs verl itself.
 """
 
@@ -17,7 +17,7 @@ from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
 from gaincurate.trainers.profile import hydra_value
-from gaincurate.trainers.verl.rules import LIVE, RULES
+from gaincurate.trainers.verl.profile import LIVE, RULES
 
 Lookup = Callable[[str], Any]
 """A setting by its dotted name; None where there is none."""
@@ -98,4 +98,4 @@ def check(setting: Lookup, run: Run) -> None:
         InputError: all that is wrong, a sentence each with the settings that fix it.
     """
     context = run_context(run, "live", running=True)
-    refuse(ask(RULES.rules, Resolved(setting), context)[0])
+    refuse(ask(RULES, Resolved(setting), context)[0])
