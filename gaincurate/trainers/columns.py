@@ -92,8 +92,9 @@ class View:
         self._chat = chat_type(scored, bare=options.bare)
         self.tools: str | None = source.get("tools_column")
         self.answer: str | None = options.answer_column or source.get("answer_column")
+        self._answer_type = pa.string()
         if self.answer is not None:
-            column_type(self.source, self.answer)
+            self._answer_type = object_type(column_type(self.source, self.answer))
         self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
         self.system: str | None = None  # that of prompts that are given as one text, once rows were read
         self.notes: list[str] = []  # for the user: columns with another name, numbers that became text
@@ -131,18 +132,15 @@ class View:
             InputError: a prompt that this trainer cannot read.
             OutputError: a row's prompt cannot be read, so the set is not what its identity says.
         """
-        rows = self._rows(table, first)
+        rows = self._rows(table, first, self.profile.rendering.nulls != "")
         columns = [column.array(rows) for column in self.columns.values()]
-        self._see_nulls(rows, self.profile.rendering.nulls != "")
-        columns += [table.column(old) for old in self._copied.values()]
-        return pa.table(columns, schema=self.schema)
+        return pa.table([*columns, *map(table.column, self._copied.values())], schema=self.schema)
 
     def lines(self, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
         """The same for lines of JSON: structs, messages and tools have the keys of their own row alone."""
-        rows = self._rows(table, first)
-        self._see_nulls(rows, self.profile.rendering.nulls == "all")
+        rows = self._rows(table, first, self.profile.rendering.nulls == "all")
         columns: list[Iterable[Any]] = [column.values(rows) for column in self.columns.values()]
-        columns += [table.column(old) for old in self._copied.values()]
+        columns += map(table.column, self._copied.values())
         columns = [without_nulls(c.to_pylist()) if isinstance(c, pa.ChunkedArray) else c for c in columns]
         return (dict(zip(self.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
@@ -150,11 +148,12 @@ class View:
         """How the trainer's prompts differ from the scored ones, and settings that they need."""
         trainer, rendering = self.profile.name, self.profile.rendering
         if self.tools and not rendering.row_tools:
-            unknown = f"whether {rendering.code} renders them is not known here"
+            renders = f"{trainer} renders no tools of a row"
+            if rendering.code:
+                renders = f"whether {rendering.code} renders them is not known here"
             yield (
-                f"warning: prompts were scored with the tools of column {self.tools!r}; "
-                + (unknown if rendering.code else f"{trainer} renders no tools of a row")
-                + ". `gaincurate score --tools-column none` scores without them"
+                f"warning: prompts were scored with the tools of column {self.tools!r}; {renders}. "
+                "`gaincurate score --tools-column none` scores without them"
             )
         if arguments := self._identity.get("segmentation", {}).get("template_kwargs"):
             keys = rendering.arguments or rendering.code or "nothing"
@@ -163,11 +162,12 @@ class View:
         if media := [name for name in rendering.media if name in self.schema.names]:
             yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text alone"
         if self.nulls:
-            lines = "give --out a name that ends in .jsonl"
+            other = "store them as JSON text"
+            if rendering.nulls != "all":
+                other = "give --out a name that ends in .jsonl"
             yield (
                 f"warning: tool calls or tools have unlike keys; {trainer} renders null for each key that a "
-                "row lacks, which was not scored; "
-                + ("store them as JSON text" if rendering.nulls == "all" else lines)
+                f"row lacks, which was not scored; {other}"
             )
 
     def _check(self) -> None:
@@ -191,20 +191,19 @@ class View:
         if options.with_scores and trainer.scores_refused:
             raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 
-    def _rows(self, table: pa.Table, first: int) -> Rows:
+    def _rows(self, table: pa.Table, first: int, renders_nulls: bool) -> Rows:
+        """Read rows, and note what is odd about them: nulls that Arrow adds inside messages and tools too."""
         answers = without_nulls(column_values(table, self.answer)) if self.answer else [None] * len(table)
         chats = chats_of(table, self._identity, bare=self.options.bare)
         messages, tools = [chat.messages for chat in chats], [chat.tools for chat in chats]
         self.open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
         if self._counts_answers:
             self.without_answer += sum(value is None for value in answers)
-        return Rows(table, table.column(ID).to_pylist(), messages, tools, answers, first)
-
-    def _see_nulls(self, rows: Rows, rendered: bool) -> None:
-        """Note whether Arrow adds nulls inside fields of messages, or inside tools, that are rendered."""
-        if rendered and not self.nulls:
+        rows = Rows(table, table.column(ID).to_pylist(), messages, tools, answers, first)
+        if renders_nulls and not self.nulls:
             columns = [c for name, c in self.columns.items() if c.type == self._chat or name == "tools"]
             self.nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
+        return rows
 
     def _source_columns(self) -> dict[str, str]:
         """The source columns that go along: the name in the file to the name in the set."""
@@ -268,20 +267,18 @@ class View:
 
     def places(self, field: str | None = None) -> Column:
         """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
-
-        def places(rows: Rows) -> Sequence[int]:
-            return range(rows.first, rows.first + len(rows.ids))
+        try:
+            kind = column_type(self.source, field or "")
+        except InputError:
+            kind = pa.null()
+        if not pa.types.is_integer(kind):
+            kind, field = pa.int64(), None
 
         def values(rows: Rows) -> list[int]:
-            pairs = zip(column_values(rows.table, field or ""), places(rows), strict=True)
-            return [place if value is None else value for value, place in pairs]
+            places = range(rows.first, rows.first + len(rows.ids))
+            given = column_values(rows.table, field) if field else [None] * len(places)
+            return [place if value is None else value for value, place in zip(given, places, strict=True)]
 
-        try:
-            kind = None if field is None else column_type(self.source, field)
-        except InputError:
-            kind = None
-        if kind is None or not pa.types.is_integer(kind):
-            return Column(pa.int64(), places)
         return Column(kind, values, field)
 
     def gold(self, *, as_text: bool = False) -> Column:
@@ -291,17 +288,17 @@ class View:
         nulls, and a scorer compares `7.0` with the `7` of a completion. With `as_text` a list or a struct is
         JSON.
         """
-        kind = self._answer_type()
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            self._numbers_as_text = True
-            return self._answers(
-                pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
-            )
-        return self.answer_as_it_is(as_text=as_text)
+        kind = self._answer_type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            return self.answer_as_it_is(as_text=as_text)
+        self._numbers_as_text = True
+        return self._answers(
+            pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
+        )
 
     def answer_as_it_is(self, *, as_text: bool = False) -> Column:
         """The answer in its own type, or as text; as text with the id in it if asked for."""
-        kind = self._answer_type()
+        kind = self._answer_type
         if kind == pa.string() or (as_text and not self.id_in_answer):  # one in JSON text has no type either
             return self._answers(pa.string(), lambda rows: list(map(_text, rows.answers)))
         return self._answers(kind, lambda rows: rows.answers)
@@ -329,14 +326,13 @@ class View:
         A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
         replaces it. A default is used where the source has no value.
         """
-        kind = self.source.field(name).type if name in self.source.names else None
-        before = list(kind) if kind is not None and pa.types.is_struct(kind) else []
-        stays = {key for key, column in ours.items() if column.replaces == f"{name}.{key}" or key == ID}
-        renamed = {f.name: f"source_{f.name}" for f in before if f.name in ours and f.name not in stays}
-        types = {renamed.get(f.name, f.name): object_type(f.type) for f in before}
-        for key in defaults:
-            if types.get(key, pa.null()) == pa.null():  # of the source's rows none has it
-                types[key] = pa.string()
+        kind = self.source.field(name).type if name in self.source.names else pa.null()
+        before = list(kind) if pa.types.is_struct(kind) else []
+        taken = {key for key, column in ours.items() if column.replaces != f"{name}.{key}" and key != ID}
+        names = {f.name: f"source_{f.name}" if f.name in taken else f.name for f in before}
+        types = {names[f.name]: object_type(f.type) for f in before}
+        # of the source's rows none has a default whose type is null
+        types |= {key: pa.string() for key in defaults if types.get(key, pa.null()) == pa.null()}
         types |= {key: column.type for key, column in ours.items()}
 
         def values(rows: Rows) -> list[dict[str, Any]]:
@@ -344,26 +340,22 @@ class View:
             columns = {key: column.values(rows) for key, column in ours.items()}
             entries = []
             for place, old in enumerate(olds):
-                entry = {renamed.get(key, key): value for key, value in without_nulls(old or {}).items()}
+                entry = {names[key]: value for key, value in without_nulls(old or {}).items()}
                 entry |= {key: text for key, text in defaults.items() if entry.get(key) is None}
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
 
         return Column(pa.struct(list(types.items())), values, name if before else None)
 
-    def _answer_type(self) -> pa.DataType:
-        return pa.string() if self.answer is None else object_type(column_type(self.source, self.answer))
-
     def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Column:
         """Answers as a column, as JSON with the id if asked for."""
         self._writes_answers = True
-        if not self.id_in_answer:
-            return Column(kind, answers, self.answer)
 
         def with_id(rows: Rows) -> list[str]:
             return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers(rows), strict=True)]
 
-        return Column(pa.string(), with_id, self.answer)
+        column = (pa.string(), with_id) if self.id_in_answer else (kind, answers)
+        return Column(*column, self.answer)
 
     def _questions(self, rows: Rows) -> list[str | None]:
         trainer, questions = self.profile.name, []
@@ -424,33 +416,27 @@ def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
     identity: Json = scored.identity
     columns = Columns.of(identity)
     kind = column_type(scored.schema, columns.prompt)
-    shots = [] if bare else identity.get("segmentation", {}).get("shots") or []
-    structs: list[Iterable[pa.Field]] = [_message_fields([shots])]
+    prompts = [[] if bare else identity.get("segmentation", {}).get("shots") or []]
+    types: list[pa.DataType] = [message_array(prompts[0]).type]
     if _is_list(kind):
-        structs.append(kind.value_type)
+        types.append(kind.value_type)
     elif columns.chat_text or "." in columns.prompt or columns.prompt == "messages":
-        structs += [_message_fields(prompts_of(table, identity, bare=True)) for table in scored.tables()]
+        for table in scored.tables():
+            prompts = prompts_of(table, identity, bare=True)
+            types.append(message_array([message for prompt in prompts for message in prompt]).type)
     fields = {"role": pa.string(), "content": pa.string()}
-    for member in (member for struct in structs for member in struct):
-        if member.name not in ("role", "content"):
-            fields[member.name] = _common(fields.get(member.name, member.type), member.type, member.name)
+    members = [member for struct in filter(pa.types.is_struct, types) for member in struct]
+    for name, other in ((m.name, m.type) for m in members if m.name not in ("role", "content")):
+        first = fields.get(name, other)
+        try:
+            schemas = [pa.schema([(name, kind)]) for kind in (first, other)]
+            fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+        except pa.ArrowException as error:
+            raise InputError(
+                f"the key {name!r} of chat messages holds {first} in some rows and {other} in others; one "
+                "file cannot hold both."
+            ) from error
     return pa.list_(pa.struct(list(fields.items())))
-
-
-def _message_fields(prompts: Sequence[Sequence[Message]]) -> Iterable[pa.Field]:
-    kind = message_array([message for prompt in prompts for message in prompt]).type
-    return kind if pa.types.is_struct(kind) else ()
-
-
-def _common(first: pa.DataType, second: pa.DataType, key: str) -> pa.DataType:
-    try:
-        schemas = [pa.schema([(key, first)]), pa.schema([(key, second)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(key).type
-    except pa.ArrowException as error:
-        raise InputError(
-            f"the key {key!r} of chat messages holds {first} in some rows and {second} in others; one file "
-            "cannot hold both."
-        ) from error
 
 
 def _is_list(kind: pa.DataType) -> bool:

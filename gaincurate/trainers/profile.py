@@ -72,9 +72,11 @@ class Layout:
     step: str  # pattern of such a folder's name; group 1 is the step
     marker: str  # what tells that a checkpoint is complete, in words
     unfinished: Callable[[Path, int], str | None]
-    weights: tuple[str, ...]  # folders in the checkpoint for Hugging Face weights; the first with any counts
-    setting: str  # what makes the trainer save these
-    adapters: tuple[str, ...] = ()  # folders for adapters; one in a folder of its own comes before weights
+    setting: str  # what makes the trainer save Hugging Face weights
+    weights: tuple[str, ...] = (".",)  # folders in the checkpoint for these; the first with any counts
+    adapters: tuple[str, ...] = (
+        ".",
+    )  # for adapters; one in a folder of its own comes before weights
     sharded: tuple[Sharded, ...] = ()  # other weights that are named
     tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
     any_name: bool = False  # of folders that end in a number, so only those with files of a model count

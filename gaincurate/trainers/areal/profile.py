@@ -75,9 +75,7 @@ PROFILE = Profile(
         marker="none of its own: `recover_info/step_info.json` has step N or more, or "
         "the tokenizer's files, written after the weights, can be read",
         unfinished=_recovered,
-        weights=(".",),
         setting="saver.freq_steps",
-        adapters=(".",),
     ),
     rules=RULES,
     launches=("areal.launcher", "_rl.py", "_grpo.py"),

@@ -22,6 +22,8 @@ ROUND = ("data", "output", "round")
 """The parts of a command that the driver fills in with something of the round's own."""
 Number = Callable[[Settings], float | None]
 P = ParamSpec("P")
+FOREVER = 1_000_000
+"""A period in steps that no round is as long as; trainers save the last step whatever the period."""
 _ORDER_LOST = "this changes their order, not which rows are trained"
 
 
@@ -163,16 +165,17 @@ def rows(
     export: str = "",
     form: str = "parquet",
     renamed: str = "",
+    folder: str = "",
 ) -> Iterator[Finding]:
     """In segment mode the training set is the round's file, with the columns that the trainer `needs`.
 
     Where the round's own file would not do, or where its columns are not known, the fix is a file that
     `gaincurate export` writes, with these options. None is missing where `renamed`, a setting, says that the
-    trainer reads another column.
+    trainer reads another column. A trainer that reads a `folder` needs one, and this is how to make it.
     """
     if not context.segment:
         return
-    place, file, advice = settings.place(key), "{data}", ""
+    place, file, advice = settings.place(key), "{output}/rows" if folder else "{data}", folder
     missing = [name for name in needs if name not in (context.columns or ())]
     if renamed and settings.known(renamed) not in (None, *needs):
         missing = []
@@ -328,25 +331,30 @@ def epochs(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
     yield find(settings, key, "epochs", why, {key: passes})
 
 
-@rule
-def steps(
-    settings: Settings, context: Context, key: str, per_step: Number | str, *, more_is_fine: bool = False
-) -> Iterator[Finding]:
+def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Rule:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
-    each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-    if context.budget is not None and each and context.budget % each == 0:  # else `tail` speaks of it
-        yield from length(key, int(context.budget // each), more_is_fine)(settings, context)
+
+    def each_round(settings: Settings, context: Context) -> int | None:
+        each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
+        fits = context.budget is not None and each and context.budget % each == 0  # else `tail` speaks of it
+        return int(context.budget // each) if context.budget and each and fits else None
+
+    return length(key, each_round, more_is_fine)
 
 
 @rule
 def length(
-    settings: Settings, context: Context, key: str, each_round: int, more_is_fine: bool = False
+    settings: Settings,
+    context: Context,
+    key: str,
+    each_round: Callable[[Settings, Context], int | None],
+    more_is_fine: bool = False,
 ) -> Iterator[Finding]:
     """A bound on the steps, against the steps of a round."""
-    most, wanted = settings.number(key), each_round * ((context.rounds or 1) if context.live else 1)
-    if context.mode == "export" or most is None or most <= 0:
+    if context.mode == "export" or not (each := each_round(settings, context)):
         return
-    if most == wanted or (more_is_fine and most > wanted):
+    most, wanted = settings.number(key), each * ((context.rounds or 1) if context.live else 1)
+    if most is None or most <= 0 or most == wanted or (more_is_fine and most > wanted):
         return
     is_few, severity, what = most < wanted, Kind().severity, "the run" if context.live else "a round"
     if context.live:

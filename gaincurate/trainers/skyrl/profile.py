@@ -19,7 +19,6 @@ from gaincurate.trainers.profile import (
     tracker,
 )
 
-_ALWAYS = 1_000_000  # steps: the last step of an epoch is saved whatever the period
 _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
 """Environments of skyrl-gym itself."""
 
@@ -33,7 +32,7 @@ RULES = (
     common.epochs("trainer.epochs"),
     common.steps("trainer.max_training_steps", "trainer.train_batch_size", more_is_fine=True),
     must("trainer.hf_save_interval", common.above_zero, name="weights",
-        fix={"trainer.hf_save_interval": _ALWAYS},
+        fix={"trainer.hf_save_interval": common.FOREVER},
         advice="with any period above 0 the end of the file is saved too"),
     common.output("trainer.export_path"),
     must("trainer.policy.model.lora.rank", 0, name="adapter"),

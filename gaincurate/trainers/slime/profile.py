@@ -24,7 +24,6 @@ LIVE: dict[str, Any] = {
 
 _TAP = "rollout_all_samples_process_path"
 _OVER = "over_sampling_batch_size"
-_ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
 
 
 def passes(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -109,7 +108,7 @@ RULES = (
         common.output("save_hf", "/hf/{rollout_id}")),
     only(lambda settings, _: settings["save_interval"] is None or not settings.is_set("save"),
         must("save_interval", never, "nothing is saved without it and save, save_hf included",
-        name="no-checkpoint", fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
+        name="no-checkpoint", fix={"save_interval": common.FOREVER, "save": "{output}/megatron"},
         advice="the last rollout is saved whatever the period")),
     must("rollout_shuffle", False, name="shuffle"),
     *(only(_other_reference, must(key, 0.0, name="reference")) for key in ("kl_coef", "kl_loss_coef")),
@@ -161,6 +160,7 @@ PROFILE = Profile(
         marker="`model.safetensors.index.json`, written last, and all files that it names",
         unfinished=_indexed,
         weights=(".", "hf"),
+        adapters=(),
         any_name=True,
         setting="--save-hf PATH/{rollout_id}",
         sharded=(

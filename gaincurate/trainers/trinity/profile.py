@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ def _taskset(settings: Settings) -> str:
 def _at(name: str, row: Callable[[str], Rule]) -> Rule:
     """A rule on a setting of the task set."""
     return lambda settings, context: row(f"{_taskset(settings)}.{name}")(settings, context)
-
-
-def data(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Trinity reads a folder."""
-    key = f"{_taskset(settings)}.path"
-    advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
-    for finding in common.rows(key)(settings, context):
-        yield replace(finding, fix={key: "{output}/rows"}, advice=advice)
 
 
 def _of(settings: Settings, name: str) -> Any:
@@ -94,7 +85,8 @@ def feedback(settings: Settings, context: Context) -> Iterator[Finding]:
 
 
 RULES = (
-    data,
+    _at("path", lambda key: common.rows(key, folder="`gaincurate export RUN --trainer trinity --out "
+        "{output}/rows/train.parquet` writes it there")),
     common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "
         "its own before the training", name="task-pipeline"),
     _at("format.prompt_key", lambda key: must(key, "prompt", name="prompt-key")),

@@ -118,11 +118,10 @@ def logs(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "logging_steps", "logs", why, {"logging_steps": 1}, advice)
 
 
-def passes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The passes over the rows, where max_steps is not set."""
+def _is_unbounded(settings: Settings, context: Context) -> bool:
+    """Whether max_steps is not set, so that the passes over the rows count."""
     most = settings["max_steps"]
-    if not Settings.follows(most) and not (isinstance(most, int | float) and most > 0):
-        yield from common.epochs("num_train_epochs")(settings, context)
+    return not Settings.follows(most) and not (isinstance(most, int | float) and most > 0)
 
 
 def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -137,25 +136,10 @@ def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, keys, "resumed-length", why, fix, advice)
 
 
-def length(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A bound on the steps, in a process that begins at 0."""
-    begins_at_0 = not context.segment or not settings["resume_from_checkpoint"]
-    if begins_at_0 and (each := _steps(settings, context)):
-        yield from common.length("max_steps", each)(settings, context)
-
-
 def _steps(settings: Settings, context: Context) -> int | None:
     """Optimizer steps of one round."""
     shape = shape_in(settings)
     return shape.steps(context.budget) if context.budget is not None and shape.prompts else None
-
-
-def rows(settings: Settings, context: Context) -> Iterator[Finding]:
-    """`trl grpo` names its data set; the doctor does not see that of a user's script."""
-    advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
-    if settings.is_given("dataset_name"):
-        for finding in common.rows("dataset_name")(settings, context):
-            yield replace(finding, fix={"dataset_name": "{output}/rows"}, advice=advice)
 
 
 def rewards(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -177,6 +161,12 @@ def _is_own(name: str) -> bool:
     return "." in name and not name.startswith("trl.")
 
 
+passes = only(_is_unbounded, common.epochs("num_train_epochs"))
+length = only(  # in a process that begins at 0
+    lambda settings, context: not context.segment or not settings["resume_from_checkpoint"],
+    common.length("max_steps", _steps),
+)
+
 # Rules that replay asks for by name.
 
 dealing = tuple(
@@ -197,7 +187,9 @@ saves_anywhere = must("save_strategy", lambda value: value != "best",
     severity="stops", modes=LIVE, fix={"save_strategy": "steps"})  # fmt: skip
 
 RULES: tuple[Rule, ...] = (
-    rows,
+    # `trl grpo` names its data set; the doctor does not see that of a user's script.
+    only(lambda settings, _: settings.is_given("dataset_name"), common.rows("dataset_name", folder="with the "
+        "round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`")),
     # The weights of a checkpoint that is resumed from replace the model's.
     only(lambda settings, _: not Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)),
         common.begins("model_name_or_path")),
@@ -276,9 +268,7 @@ PROFILE = Profile(
         step=r"checkpoint-(\d+)",
         marker="`trainer_state.json`, written last, can be read and has step N",
         unfinished=_trainer_state,
-        weights=(".",),
         setting="fsdp state_dict_type FULL_STATE_DICT, or stage3_gather_16bit_weights_on_model_save",
-        adapters=(".",),
         sharded=(
             Sharded(
                 "pytorch_model_fsdp_*/*",

@@ -43,25 +43,9 @@ _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
+_FILTER = "data.filter_overlong_prompts"
+_RESUME = "trainer.resume_mode"
 _EXPORT = "--trainer verl --data-source NAME"
-_FOREVER = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
-
-
-def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Long prompts are dropped or cut; `data.truncation` is read and not used (0.9.1)."""
-    happens = "they are cut from the left, so they are not what was scored"
-    if settings["data.filter_overlong_prompts"]:
-        happens = "they are dropped in silence, so they never report"
-    return common.too_long("data.max_prompt_length", happens)(settings, context)
-
-
-def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The loader's offset (data.pt), the step counter and the rows' state come back with a checkpoint."""
-    key, folder = "trainer.resume_mode", "trainer.default_local_dir"
-    if settings[key] != "auto":
-        return must(key, "disable", name="resume")(settings, context)
-    fix = {folder: "{output}"}
-    return common.resumes(folder, "actor_rollout_ref.model.path", key, fix=fix)(settings, context)
 
 
 def weights(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -150,14 +134,20 @@ RULES: tuple[Rule, ...] = (
     common.unplugged(_TAP, _plugged(_TAP), "the adapter never receives a reward"),
     common.begins("actor_rollout_ref.model.path"),
     other_loops,
-    resumes,
+    # The loader's offset (data.pt), the step counter and the rows' state come back with a checkpoint.
+    only(lambda settings, _: settings[_RESUME] == "auto", common.resumes("trainer.default_local_dir",
+        "actor_rollout_ref.model.path", _RESUME, fix={"trainer.default_local_dir": "{output}"})),
+    only(lambda settings, _: settings[_RESUME] != "auto", must(_RESUME, "disable", name="resume")),
     only(lambda settings, context: context.live or settings["trainer.total_training_steps"] is None,
         common.epochs("trainer.total_epochs")),
     common.steps("trainer.total_training_steps", "data.train_batch_size"),
     common.tail("data.train_batch_size", mini=_MINI, unless=_DYNAMIC),
-    lengths,
+    only(lambda settings, _: settings[_FILTER],  # data.truncation is read and not used
+        common.too_long("data.max_prompt_length", "they are dropped in silence, so they never report")),
+    only(lambda settings, _: not settings[_FILTER], common.too_long("data.max_prompt_length",
+        "they are cut from the left, so they are not what was scored")),
     only(lambda _, context: not context.live and context.longest is None,
-        must("data.filter_overlong_prompts", False, "prompts over data.max_prompt_length tokens are dropped "
+        must(_FILTER, False, "prompts over data.max_prompt_length tokens are dropped "
         "in silence, so they never report (--run tells which)", name="filter", modes=ALWAYS)),
     must("data.train_max_samples", lambda value: not common.above_zero(value),
         "rows are left out, at random where data.shuffle is on", name="subset", modes=ALWAYS,
@@ -173,7 +163,7 @@ RULES: tuple[Rule, ...] = (
     whole_batches,
     reward_pool,
     must("trainer.save_freq", common.above_zero, "nothing is saved, not even at the end",
-        name="no-checkpoint", fix={"trainer.save_freq": _FOREVER},
+        name="no-checkpoint", fix={"trainer.save_freq": common.FOREVER},
         advice="the last step is saved with any period above 0"),
     weights,
     only(lambda _, context: context.read_every,
