@@ -15,7 +15,8 @@ from typing import Literal
 
 from gaincurate.errors import read_error
 from gaincurate.schedule.checkpoints import INDEX, whole, why_not_whole
-from gaincurate.trainers.profile import Layout, Sharded, unreadable
+from gaincurate.trainers.markers import unreadable
+from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

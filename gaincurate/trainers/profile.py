@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.foreign import json_file, read_text
+from gaincurate.core.foreign import read_text
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Column, View
@@ -74,9 +74,7 @@ class Layout:
     unfinished: Callable[[Path, int], str | None]
     setting: str  # what makes the trainer save Hugging Face weights
     weights: tuple[str, ...] = (".",)  # folders in the checkpoint for these; the first with any counts
-    adapters: tuple[str, ...] = (
-        ".",
-    )  # for adapters; one in a folder of its own comes before weights
+    adapters: tuple[str, ...] = (".",)  # for adapters; one in a folder of its own comes before weights
     sharded: tuple[Sharded, ...] = ()  # other weights that are named
     tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
     any_name: bool = False  # of folders that end in a number, so only those with files of a model count
@@ -225,47 +223,3 @@ def hydra_value(path: Path, *, quote: bool = False) -> str:
 def system_file(path: Path) -> Path:
     """The file for the system message, for a trainer that takes it from one."""
     return path.with_name(f"{path.stem}.system.txt")
-
-
-# Signs that a checkpoint is complete. Each check reads the file that the trainer writes last; one that cannot
-# be read to its end is still being written.
-
-
-def tracker(
-    name: str = "latest_checkpointed_iteration.txt", prefix: str = ""
-) -> Callable[[Path, int], str | None]:
-    """For trainers that write the newest complete step into a file beside the checkpoints (Megatron)."""
-
-    def unfinished(path: Path, step: int) -> str | None:
-        file = path.parent / name
-        try:
-            newest = int(read_text(file, 1 << 10).strip().removeprefix(prefix))
-        except (OSError, ValueError):
-            return f"{path} is not finished: {file} does not say so"
-        return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
-
-    return unfinished
-
-
-def tokenizer_unfinished(folder: Path) -> str | None:
-    """The file that `save_pretrained` of a tokenizer has not written: the configuration or the vocabulary."""
-    why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
-    others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
-    if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
-        why = unreadable(file)
-    return why
-
-
-def unreadable(file: Path) -> str | None:
-    """The reason if a JSON file, which is written last, is missing or not finished."""
-    if not file.is_file():
-        return f"{file.parent} has no {file.name}, which is written last"
-    return None if json_or_none(file) is not None else f"{file} is not finished"
-
-
-def json_or_none(file: Path) -> Any:
-    """The content of a JSON file; None if it cannot be read to its end."""
-    try:
-        return json_file(file)
-    except (OSError, ValueError):
-        return None

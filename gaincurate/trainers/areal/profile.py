@@ -7,15 +7,8 @@ from pathlib import Path
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import is_set, must, only
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import (
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    json_or_none,
-    load_line,
-    tokenizer_unfinished,
-)
+from gaincurate.trainers.markers import json_or_none, tokenizer_unfinished
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, load_line
 
 RULES = (
     common.rows("train_dataset.path", ("messages",), "--trainer areal"),

@@ -11,16 +11,8 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, is_set, must
 from gaincurate.trainers.doctor.findings import Context, Finding
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import (
-    SHUFFLES,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    tokenizer_unfinished,
-    tracker,
-)
+from gaincurate.trainers.markers import tokenizer_unfinished, tracker
+from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
 
 _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many

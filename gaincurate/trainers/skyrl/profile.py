@@ -7,17 +7,8 @@ from pathlib import Path
 from gaincurate.trainers.columns import Column, View
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import must
-from gaincurate.trainers.profile import (
-    SHUFFLES,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    hydra_value,
-    tokenizer_unfinished,
-    tracker,
-)
+from gaincurate.trainers.markers import tokenizer_unfinished, tracker
+from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded, hydra_value
 
 _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
 """Environments of skyrl-gym itself."""

@@ -14,7 +14,8 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, never, only
 from gaincurate.trainers.doctor.findings import Context, Finding, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, tracker, unreadable
+from gaincurate.trainers.markers import tracker, unreadable
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
 
 LIVE: dict[str, Any] = {
     "data_source_path": "gaincurate.trainers.slime.RunDataSource",

@@ -12,7 +12,8 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Rule
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, tracker
+from gaincurate.trainers.markers import tracker
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
 """The settings by which the trainer finds the live adapter."""

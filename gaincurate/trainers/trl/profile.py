@@ -16,16 +16,8 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, find, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Rule, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import (
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    json_or_none,
-    load_line,
-    words,
-)
+from gaincurate.trainers.markers import json_or_none
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 from gaincurate.trainers.trl.batching import shape_in
 
 _REWARD = {"reward_funcs": "reward.reward"}  # a function of the user's, named as the recipe names it

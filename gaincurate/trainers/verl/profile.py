@@ -15,16 +15,8 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Rule
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import (
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    hydra_value,
-    tracker,
-    words,
-)
+from gaincurate.trainers.markers import tracker
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, words
 
 GROUP_SIZE = "__rollout_n__"
 """The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""

@@ -1,0 +1,52 @@
+"""Signs that a trainer's checkpoint is complete, as far as several trainers share them.
+
+Each check reads the file that the trainer writes last. One that cannot be read to its end is being written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gaincurate.core.foreign import json_file, read_text
+
+_MEGATRON = "latest_checkpointed_iteration.txt"  # which trainers on top of it write too
+
+
+def tracker(name: str = _MEGATRON, prefix: str = "") -> Callable[[Path, int], str | None]:
+    """For trainers that write the newest complete step into a file beside the checkpoints."""
+
+    def unfinished(path: Path, step: int) -> str | None:
+        file = path.parent / name
+        try:
+            newest = int(read_text(file, 1 << 10).strip().removeprefix(prefix))
+        except (OSError, ValueError):
+            return f"{path} is not finished: {file} does not say so"
+        return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
+
+    return unfinished
+
+
+def tokenizer_unfinished(folder: Path) -> str | None:
+    """The file that `save_pretrained` of a tokenizer has not written: the configuration or the vocabulary."""
+    why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
+    others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
+    if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
+        why = unreadable(file)
+    return why
+
+
+def unreadable(file: Path) -> str | None:
+    """The reason if a JSON file, which is written last, is missing or not finished."""
+    if not file.is_file():
+        return f"{file.parent} has no {file.name}, which is written last"
+    return None if json_or_none(file) is not None else f"{file} is not finished"
+
+
+def json_or_none(file: Path) -> Any:
+    """The content of a JSON file; None if it cannot be read to its end."""
+    try:
+        return json_file(file)
+    except (OSError, ValueError):
+        return None
