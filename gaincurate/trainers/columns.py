@@ -88,7 +88,8 @@ class View:
     ) -> None:
         source = scored.identity["source"]
         self.profile, self.options, self.source = profile, options, scored.schema
-        self._identity, self._prompt = scored.identity, source["prompt_column"]
+        self._identity, self._prompt, self._folder = scored.identity, source["prompt_column"], scored.folder
+        self._sizes = sizes
         self._chat = chat_type(scored, bare=options.bare)
         self.tools: str | None = source.get("tools_column")
         self.answer: str | None = options.answer_column or source.get("answer_column")
@@ -97,10 +98,11 @@ class View:
             self._answer_type = object_type(column_type(self.source, self.answer))
         self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
         self.system: str | None = None  # that of prompts that are given as one text, once rows were read
-        self.notes: list[str] = []  # for the user: columns with another name, numbers that became text
-        self.open_ended = 0  # prompts so far that end with the assistant's words
-        self.nulls = False  # whether the trainer renders nulls of the rows so far that scoring did not
-        self.without_answer = 0  # rows so far whose answer is null where the trainer finds one
+        self.rows = 0  # that were read so far
+        self._notes: list[str] = []  # for the user: columns with another name, numbers that became text
+        self._open_ended = 0  # prompts that end with the assistant's words
+        self._nulls = False  # whether the trainer renders nulls that scoring did not
+        self._without_answer = 0  # rows whose answer is null where the trainer finds one
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
         self.columns = (
@@ -114,39 +116,55 @@ class View:
         self._counts_answers = self.answer is not None or null_unasked
         self._copied = self._source_columns()
         if self._numbers_as_text:
-            self.notes.append(
+            self._notes.append(
                 f"the numbers of column {self.answer!r} are written as text, because scorers compare text"
             )
         fields = [pa.field(name, column.type) for name, column in self.columns.items()]
         fields += [pa.field(name, self.source.field(old).type) for name, old in self._copied.items()]
         self.schema = pa.schema(fields)
 
-    def table(self, table: pa.Table, first: int) -> pa.Table:
-        """The view of some rows for a Parquet file, where every struct has the keys of all others.
-
-        Args:
-            table: rows of the scored set.
-            first: how many rows of the file came before them.
+    def table(self, table: pa.Table) -> pa.Table:
+        """The view of the set's next rows for a Parquet file, where every struct has the keys of all others.
 
         Raises:
             InputError: a prompt that this trainer cannot read.
             OutputError: a row's prompt cannot be read, so the set is not what its identity says.
         """
-        rows = self._rows(table, first, self.profile.rendering.nulls != "")
+        rows = self._rows(table, self.profile.rendering.nulls != "")
         columns = [column.array(rows) for column in self.columns.values()]
         return pa.table([*columns, *map(table.column, self._copied.values())], schema=self.schema)
 
-    def lines(self, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+    def lines(self, table: pa.Table) -> Iterator[dict[str, Any]]:
         """The same for lines of JSON: structs, messages and tools have the keys of their own row alone."""
-        rows = self._rows(table, first, self.profile.rendering.nulls == "all")
+        rows = self._rows(table, self.profile.rendering.nulls == "all")
         columns: list[Iterable[Any]] = [column.values(rows) for column in self.columns.values()]
         columns += map(table.column, self._copied.values())
         columns = [without_nulls(c.to_pylist()) if isinstance(c, pa.ChunkedArray) else c for c in columns]
         return (dict(zip(self.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
-    def differences(self) -> Iterator[str]:
-        """How the trainer's prompts differ from the scored ones, and settings that they need."""
+    def remarks(self) -> Iterator[str]:
+        """Sentences on odd rows so far, and on how the trainer's prompts differ from the scored ones."""
         trainer, rendering = self.profile.name, self.profile.rendering
+        yield from self._notes
+        if self._without_answer:
+            # No refusal: a reward function of the user's own may need no answer.
+            columns = ", ".join(name for name in self.source.names if not name.startswith(PREFIX))
+            where, advice = f"column {self.answer!r} has", ""
+            if self.answer is None:
+                where = f"{self._folder} was scored without an answer column:"
+                advice = f"; name one with --answer-column, of {columns}"
+            yield (
+                f"warning: {where} no answer in {self._without_answer:,} of {self.rows:,} rows, and a reward "
+                f"function that compares with one cannot judge them{advice}"
+            )
+        if self._open_ended:
+            yield (
+                f"warning: {self._open_ended:,} prompts end with words of the assistant; scoring went on "
+                f"from there, and {trainer} renders them as a finished turn"
+            )
+        if self._sizes:
+            mean = sum(self._sizes) / len(self._sizes)
+            yield f"group sizes: set {trainer}'s rollouts per prompt to {mean:g}, their mean"
         if self.tools and not rendering.row_tools:
             renders = f"{trainer} renders no tools of a row"
             if rendering.code:
@@ -161,7 +179,7 @@ class View:
             yield f"{scored}; {trainer} takes them from {keys}"
         if media := [name for name in rendering.media if name in self.schema.names]:
             yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text alone"
-        if self.nulls:
+        if self._nulls:
             other = "store them as JSON text"
             if rendering.nulls != "all":
                 other = "give --out a name that ends in .jsonl"
@@ -191,18 +209,19 @@ class View:
         if options.with_scores and trainer.scores_refused:
             raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 
-    def _rows(self, table: pa.Table, first: int, renders_nulls: bool) -> Rows:
+    def _rows(self, table: pa.Table, renders_nulls: bool) -> Rows:
         """Read rows, and note what is odd about them: nulls that Arrow adds inside messages and tools too."""
         answers = without_nulls(column_values(table, self.answer)) if self.answer else [None] * len(table)
         chats = chats_of(table, self._identity, bare=self.options.bare)
         messages, tools = [chat.messages for chat in chats], [chat.tools for chat in chats]
-        self.open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
+        self._open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
         if self._counts_answers:
-            self.without_answer += sum(value is None for value in answers)
-        rows = Rows(table, table.column(ID).to_pylist(), messages, tools, answers, first)
-        if renders_nulls and not self.nulls:
+            self._without_answer += sum(value is None for value in answers)
+        rows = Rows(table, table.column(ID).to_pylist(), messages, tools, answers, self.rows)
+        self.rows += len(table)
+        if renders_nulls and not self._nulls:
             columns = [c for name, c in self.columns.items() if c.type == self._chat or name == "tools"]
-            self.nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
+            self._nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
         return rows
 
     def _source_columns(self) -> dict[str, str]:
@@ -221,7 +240,7 @@ class View:
                         f"column and {new!r}; rename one of them in the data.",
                         column=name,
                     )
-                self.notes.append(
+                self._notes.append(
                     f"column {name!r} is written as {new!r}: {self.profile.name} needs that name"
                 )
             copied[new] = name
