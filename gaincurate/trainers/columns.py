@@ -90,6 +90,7 @@ class View:
         self.profile, self.options, self.source = profile, options, scored.schema
         self._identity, self._prompt, self._folder = scored.identity, source["prompt_column"], scored.folder
         self._sizes = sizes
+        self._own_columns = ", ".join(name for name in self.source.names if not name.startswith(PREFIX))
         self._chat = chat_type(scored, bare=options.bare)
         self.tools: str | None = source.get("tools_column")
         self.answer: str | None = options.answer_column or source.get("answer_column")
@@ -148,11 +149,10 @@ class View:
         yield from self._notes
         if self._without_answer:
             # No refusal: a reward function of the user's own may need no answer.
-            columns = ", ".join(name for name in self.source.names if not name.startswith(PREFIX))
             where, advice = f"column {self.answer!r} has", ""
             if self.answer is None:
                 where = f"{self._folder} was scored without an answer column:"
-                advice = f"; name one with --answer-column, of {columns}"
+                advice = f"; name one with --answer-column, of {self._own_columns}"
             yield (
                 f"warning: {where} no answer in {self._without_answer:,} of {self.rows:,} rows, and a reward "
                 f"function that compares with one cannot judge them{advice}"
@@ -194,18 +194,19 @@ class View:
         if trainer.answer_needed and not self.has_answer:
             raise InputError(
                 f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
-                f"Give --answer-column, of {', '.join(n for n in names if not n.startswith(PREFIX))}; or "
-                "--id-in-answer, where a reward function of yours needs only the id."
+                f"Give --answer-column, of {self._own_columns}; or --id-in-answer, where a reward function "
+                "of yours needs only the id."
             )
-        if options.data_source is not None and trainer.judge is None:
-            raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
+        takes = {"--data-source": (options.data_source, trainer.judge is not None)}
+        takes |= {"--env-class": (options.env_class, trainer.env_class)}
+        for option, (value, is_taken) in takes.items():
+            if value is not None and not is_taken:
+                raise InputError(f"{option} {value}: {trainer.name} has nothing of that kind.")
         if trainer.judge_needed and options.data_source is None and trainer.judge not in names:
             raise InputError(
                 f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set "
                 "has none. Give --data-source NAME: one that it knows, or one for a function of your own."
             )
-        if options.env_class is not None and not trainer.env_class:
-            raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
         if options.with_scores and trainer.scores_refused:
             raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 

@@ -224,8 +224,6 @@ def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: boo
     if set(str(out.resolve())) & set(profile.refused_in_path):
         marks = " and ".join(map(repr, profile.refused_in_path))
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
-    if out.is_dir():
-        raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
     for path in (out, system_file(out) if profile.system_file else None, listed):
         if path is not None and path.exists() and not overwrite:
             raise OutputError(

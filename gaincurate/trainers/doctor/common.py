@@ -109,20 +109,11 @@ def must(
     fix: dict[str, Any] | None = None,
     advice: str = "",
 ) -> Iterator[Finding]:
-    """A rule on one setting, the row of a trainer's table; the rest is its kind's.
+    """A rule on one setting, the row of a trainer's table; what is not given is its kind's.
 
-    Args:
-        settings: of the trainer.
-        context: the facts of a run.
-        key: the setting.
-        be: its right value, or a function that takes a value and tells whether it is right. True and false
-            are compared as such; no value is as good as any other right one.
-        why: the consequence of a wrong value, the second half of a sentence.
-        name: of the finding.
-        severity: of the finding.
-        modes: in which the rule holds.
-        fix: settings that fix it. Default: the right value, if it is one.
-        advice: other ways to fix it.
+    `be` is the right value of the setting `key`, beside no value at all, or a function that tells whether a
+    value is right; True and false are compared as such. `why` is the consequence of a wrong value, the second
+    half of a sentence. `fix` has settings that fix it (default: the right value), and `advice` other ways.
     """
     if context.mode not in (modes or KINDS.get(name, Kind()).modes):
         return
@@ -323,7 +314,7 @@ def aligned(budget: int, step: int) -> str:
 def epochs(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
     """A round is one pass over its file; a live run has as many passes as rounds."""
     count, passes = settings.number(key), 1 if context.segment else context.rounds
-    if context.mode == "export" or count is None or passes is None or count == passes:
+    if context.mode == "export" or count is None or passes in (None, count):
         return
     why = f"the run has {passes} rounds, and a round is one pass here"
     if context.segment:
@@ -336,8 +327,9 @@ def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Ru
 
     def each_round(settings: Settings, context: Context) -> int | None:
         each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-        fits = context.budget is not None and each and context.budget % each == 0  # else `tail` speaks of it
-        return int(context.budget // each) if context.budget and each and fits else None
+        if not context.budget or not each or context.budget % each:
+            return None  # the rule on the tail speaks of it
+        return int(context.budget // each)
 
     return length(key, each_round, more_is_fine)
 
@@ -356,13 +348,14 @@ def length(
     most, wanted = settings.number(key), each * ((context.rounds or 1) if context.live else 1)
     if most is None or most <= 0 or most == wanted or (more_is_fine and most > wanted):
         return
-    is_few, severity, what = most < wanted, Kind().severity, "the run" if context.live else "a round"
+    is_few = most < wanted
+    what, few, many = "a round", "some rows are never trained", "rows are trained again"
     if context.live:
-        so = "the training ends before its last round" if is_few else "there are no rows for the rest"
-        severity = "cost" if is_few else severity  # a part of the run, which a resume can go on with
-    else:
-        so = "some rows are never trained" if is_few else "rows are trained again"
-    why = f"{what} has {wanted} steps, so {so}"
+        what, few = "the run", "the training ends before its last round"
+        many = "there are no rows for the rest"
+    why = f"{what} has {wanted} steps, so {few if is_few else many}"
+    # Too few train a part of the run, which a resume can go on with.
+    severity: Severity = "cost" if context.live and is_few else "wrong"
     yield find(settings, key, "max-steps", why, {key: wanted}, "", severity)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -92,8 +93,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
         findings = [{**asdict(each), "write": written(self.style, each.fix)} for each in self.findings]
-        for finding in findings:
-            finding["mend"] = finding.pop("fix")
+        findings = [each | {"mend": each.pop("fix")} for each in findings]
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
         return {**facts, "findings": findings, "notes": self.notes}
 
@@ -133,24 +133,23 @@ def examine(
             "--mode segment."
         )
     read = read_settings(sources, trainer.launches, command)
-    if run is not None:
-        opened = Run(run)
-        return judge(trainer, read, run_context(opened, mode), opened)
-    report = judge(trainer, read, Context(mode))
-    report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
+    opened = None if run is None else Run(run)
+    report = judge(trainer, read, run_context(opened, mode) if opened else Context(mode), opened)
+    if opened is None:
+        report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
     return report
 
 
 def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None) -> Report:
     """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
     shipped, version = defaults_of(trainer.name), f"{trainer.name} {trainer.version}"
-    is_whole = trainer.whole is not None and {key.split(".")[0] for key in shipped} <= read.sections
-    settings = Settings(read.given, trainer.whole or {} if is_whole else shipped, read.sources)
+    is_whole = {key.split(".")[0] for key in shipped} <= read.sections
+    settings = Settings(read.given, (is_whole and trainer.whole) or shipped, read.sources)
     if additions(trainer.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
-    modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
-    scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
-    context = replace(context, script=[*scripts, *modules, ""][0], shell=read.shell)
+    started = [word for word in read.words if word.endswith(".py") and "=" not in word]
+    started += [module for flag, module in pairwise(read.words) if flag == "-m"]
+    context = replace(context, script=[*started, ""][0], shell=read.shell)
     rules = (*trainer.rules, partial(template_arguments, trainer), partial(tools, trainer))
     findings, unjudged = ask(rules, settings, context)
     if context.group_size is not None and trainer.group_size is None:
@@ -176,26 +175,26 @@ def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None
             "not in files"
         )
     if run is not None:
-        finding, note = compare_tokens(run, trainer, settings, context)
-        findings += [finding] if finding else []
+        differing, note = compare_tokens(run, trainer, settings, context)
+        findings += differing
         notes.append(f"tokens: {note}")
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
-    style = trainer.style if read.words else ""
+    style: Style = trainer.style if read.words else ""
     return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
 
 
 def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
     """Settings as the trainer's launch line has them; without a style as KEY=VALUE."""
-    return [_flag(style, key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
+    def flag(key: str, value: Any) -> str:
+        name = "--" + (key.replace("_", "-") if style == "dashes" else key)
+        is_switch = isinstance(value, bool) and style != "values"
+        if value is None or (is_switch and not value):
+            return f"without {name}"
+        words = value if isinstance(value, list) else [value]
+        return " ".join([name, *([] if is_switch else map(shown, words))])
 
-def _flag(style: Style, key: str, value: Any) -> str:
-    flag = "--" + (key.replace("_", "-") if style == "dashes" else key)
-    is_switch = isinstance(value, bool) and style != "values"
-    if value is None or (is_switch and not value):
-        return f"without {flag}"
-    words = value if isinstance(value, list) else [value]
-    return " ".join([flag, *([] if is_switch else map(shown, words))])
+    return [flag(key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
 
 def template_arguments(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
@@ -233,18 +232,15 @@ def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
     value = settings[key]
     if rendering.argument:
         return {} if value is None else {rendering.argument: value}
-    text = value
     # JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon.
-    for form in (text, re.sub(r":(?=\S)", ": ", text)) if isinstance(text, str) else ():
-        try:
-            value = yaml_value(form)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and not any(":" in str(name) for name in value):
-            break
-        value = text
+    for form in (value, re.sub(r":(?=\S)", ": ", value)) if isinstance(value, str) else ():
+        with suppress(ValueError):
+            tree = yaml_value(form)
+            if isinstance(tree, dict) and not any(":" in str(name) for name in tree):
+                value = tree
+                break
     if not isinstance(value, dict | None):
-        raise NotKnown(key, shown(text), "which is no mapping")
+        raise NotKnown(key, shown(value), "which is no mapping")
     given = flat(value or {})
     given |= {below[len(key) + 1 :]: settings[below] for below in settings.below(f"{key}.")}
     return {name: value for name, value in given.items() if value is not None}
@@ -283,7 +279,7 @@ def _json(value: Any) -> str:
 
 def compare_tokens(
     run: Run, trainer: Profile, settings: Settings, context: Context
-) -> tuple[Finding | None, str]:
+) -> tuple[list[Finding], str]:
     """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
 
     Returns:
@@ -302,11 +298,11 @@ def compare_tokens(
     if model is None or not Path(model).is_dir():
         unknown.append(f"the model {model or ''} is no folder on this machine")
     if unknown or model is None:
-        return None, f"not compared: {'; '.join(unknown)}"
+        return [], f"not compared: {'; '.join(unknown)}"
     table = read_rows(run.data(round_)).slice(0, _ROWS)
     ids: list[Any] = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
     if not all(isinstance(each, str) for each in ids) or set(ids) != set(run.ids(round_)[: len(ids)]):
-        return None, f"not compared: {run.data(round_)} has other prompts than the plan"
+        return [], f"not compared: {run.data(round_)} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
     arguments = identity.get("segmentation", {}).get("template_kwargs") or {}
     names, counts = (rows.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
@@ -336,22 +332,19 @@ def compare_tokens(
             if len(trained) != count:
                 how = f"is {len(trained)} tokens, but was scored as {count}"
             title = f"by the chat template of {model} the prompt of {gc_id} {how}"
-            return _differs(trainer, title, keeps and has_nulls([messages, given])), f"{gc_id} differs"
+            name, so = "tokens", ": the trainer would read something else than was scored"
+            advice = "score the set again with this model's tokenizer, or train with the one that scored it"
+            if keeps and has_nulls([messages, given]):
+                name, advice = "nulls", "store tool calls and tools as JSON text"
+                so = f": {trainer.name} renders null for each key of tools that only other rows have"
+                if rendering.nulls != "all":
+                    lines = "export the rounds as lines of JSON: `gaincurate export RUN --trainer "
+                    advice = f"{lines}{trainer.name}`, or {advice}"
+            return [Finding(name, "wrong", title + so, advice=advice)], f"{gc_id} differs"
     except BaseException as error:  # a template is a program, a file may be broken
         if not is_failure(error):
             raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        return None, f"not compared: {model} cannot render them ({why})"
+        return [], f"not compared: {model} cannot render them ({why})"
     unseen = f"; tools that {context.script} adds are not seen" if context.script.endswith(".py") else ""
-    return None, f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"
-
-
-def _differs(trainer: Profile, title: str, nulls: bool) -> Finding:
-    if nulls:
-        title += f": {trainer.name} renders null for each key of tools that only other rows have"
-        lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {trainer.name}`, or "
-        advice = f"{'' if trainer.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
-        return Finding("nulls", "wrong", title, advice=advice)
-    title += ": the trainer would read something else than was scored"
-    advice = "score the set again with this model's tokenizer, or train with the one that scored it"
-    return Finding("tokens", "wrong", title, advice=advice)
+    return [], f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"

@@ -114,11 +114,7 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
 
 
 def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
-    """Refuse all findings that break the schedule at once.
-
-    Args:
-        findings: of which some may break it.
-        write: takes a value, yields it as the trainer's settings have it.
+    """Refuse all findings that break the schedule at once; `write` shows a value as the trainer's settings.
 
     Raises:
         InputError: a sentence for each that does, with the settings that fix it.
@@ -127,12 +123,11 @@ def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> 
     sentences = []
     for finding in breaking:
         settings = ", ".join(f"{key}={write(value)}" for key, value in finding.fix.items())
-        advice = finding.advice.removeprefix("or ")
-        if settings and advice != finding.advice:
-            steps = [f"Set {settings}, or {advice}"]
-        else:
-            steps = [f"Set {settings}"] if settings else []
-            steps += [advice[0].upper() + advice[1:]] if advice else []
+        steps, advice = [f"Set {settings}"] if settings else [], finding.advice.removeprefix("or ")
+        if steps and advice != finding.advice:
+            steps = [f"{steps[0]}, or {advice}"]
+        elif advice:
+            steps.append(advice[0].upper() + advice[1:])
         sentences.append(". ".join([finding.title, *steps]) + ".")
     if breaking:
         raise InputError("\n".join(sentences), findings=[finding.name for finding in breaking])

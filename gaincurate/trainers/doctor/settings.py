@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gaincurate.schedule.driver import NAMES
@@ -52,15 +53,13 @@ def scalar(text: str) -> Any:
     if word in _WORDS:
         return _WORDS[word]
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(word)
-        except ValueError:
-            continue
-    if word.startswith("[") and word.endswith("]"):
-        inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
-        # No setting that the rules read has lists in lists.
-        return [part if part.startswith("[") else scalar(part) for part in inner if part]
-    return text
+    if not (word.startswith("[") and word.endswith("]")):
+        return text
+    inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
+    # No setting that the rules read has lists in lists.
+    return [part if part.startswith("[") else scalar(part) for part in inner if part]
 
 
 def shown(value: Any) -> str:
@@ -133,19 +132,16 @@ class Settings:
             raise NotKnown(key, value)
         return value
 
-    def known(self, key: str) -> Any:
-        """A key's value, or None where it is only known when it runs."""
+    def known(self, key: str, unknown: Any = None) -> Any:
+        """A key's value, or `unknown` where it is only known when it runs."""
         try:
             return self[key]
         except NotKnown:
-            return None
+            return unknown
 
     def is_set(self, key: str) -> bool:
         """Whether a key has a value other than false or nothing, known or not."""
-        try:
-            return bool(self[key])
-        except NotKnown:
-            return True
+        return bool(self.known(key, unknown=True))
 
     def is_given(self, key: str) -> bool:
         """Whether the settings have a value for a key, so that its default does not hold."""
