@@ -190,19 +190,20 @@ class View:
 
     def _check(self) -> None:
         """Refuse what the trainer cannot do without, and options that mean nothing to it."""
-        trainer, options, names = self.profile, self.options, self.source.names
+        trainer, options = self.profile, self.options
         if trainer.answer_needed and not self.has_answer:
             raise InputError(
                 f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
                 f"Give --answer-column, of {self._own_columns}; or --id-in-answer, where a reward function "
                 "of yours needs only the id."
             )
-        takes = {"--data-source": (options.data_source, trainer.judge is not None)}
-        takes |= {"--env-class": (options.env_class, trainer.env_class)}
-        for option, (value, is_taken) in takes.items():
+        for option, value, is_taken in (
+            ("--data-source", options.data_source, trainer.judge is not None),
+            ("--env-class", options.env_class, trainer.env_class),
+        ):
             if value is not None and not is_taken:
                 raise InputError(f"{option} {value}: {trainer.name} has nothing of that kind.")
-        if trainer.judge_needed and options.data_source is None and trainer.judge not in names:
+        if trainer.judge_needed and options.data_source is None and trainer.judge not in self.source.names:
             raise InputError(
                 f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set "
                 "has none. Give --data-source NAME: one that it knows, or one for a function of your own."
@@ -233,8 +234,9 @@ class View:
             column = self.columns.get(name)
             if column is not None and column.replaces == name:
                 continue
-            new = name if column is None and name not in self.profile.reserved else f"source_{name}"
-            if new != name:
+            new = name
+            if column is not None or name in self.profile.reserved:
+                new = f"source_{name}"
                 if new in names or new in self.columns:
                     raise InputError(
                         f"{self.profile.name} gives {name!r} a meaning of its own, and the set has both that "
@@ -272,7 +274,27 @@ class View:
         The system message is then in no column: `launch` has to set it from `view.system`, and a trainer with
         no setting for it has to say in a hint that it is left out.
         """
-        return Column(pa.string(), self._questions, self._prompt)
+
+        def text(gc_id: str, messages: list[Message]) -> str | None:
+            trainer, (system, rest) = self.profile.name, _split(messages)
+            roles = [message["role"] for message in rest]
+            if roles != ["user"]:
+                raise InputError(
+                    f"{trainer} reads a prompt as one user message with a system message in its settings, "
+                    f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
+                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    gc_id=gc_id,
+                )
+            if self._has_questions and system != self.system:
+                raise InputError(
+                    f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
+                    "of the rows before it. Export these rows apart from each other.",
+                    gc_id=gc_id,
+                )
+            self.system, self._has_questions = system, True
+            return rest[0]["content"]
+
+        return Column(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
 
     def row_tools(self) -> Column:
         """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
@@ -301,27 +323,28 @@ class View:
 
         return Column(kind, values, field)
 
-    def gold(self, *, as_text: bool = False) -> Column:
-        """The answer for scorers that compare text: a number as text, anything else as `answer_as_it_is`.
+    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> Column:
+        """The answer for scorers that compare text: numbers are text, and with `as_text` lists and structs.
 
         A whole number has no decimal point, because pandas turns integers into floats where a column has
-        nulls, and a scorer compares `7.0` with the `7` of a completion. With `as_text` a list or a struct is
-        JSON.
+        nulls, and a scorer compares `7.0` with the `7` of a completion.
         """
-        kind = self._answer_type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            return self.answer_as_it_is(as_text=as_text)
-        self._numbers_as_text = True
-        return self._answers(
-            pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
-        )
+        kind, self._writes_answers = self._answer_type, True
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        is_number = self._numbers_as_text = is_number and not keeps_numbers
+        is_text = kind == pa.string() or (as_text and not self.id_in_answer)  # in JSON text it has no type
 
-    def answer_as_it_is(self, *, as_text: bool = False) -> Column:
-        """The answer in its own type, or as text; as text with the id in it if asked for."""
-        kind = self._answer_type
-        if kind == pa.string() or (as_text and not self.id_in_answer):  # one in JSON text has no type either
-            return self._answers(pa.string(), lambda rows: list(map(_text, rows.answers)))
-        return self._answers(kind, lambda rows: rows.answers)
+        def values(rows: Rows) -> list[Any]:
+            answers = rows.answers
+            if is_number:
+                answers = pa.array(answers, kind).cast(pa.string()).to_pylist()
+            elif is_text:
+                answers = [a if a is None or isinstance(a, str) else _json(a) for a in answers]
+            if not self.id_in_answer:
+                return answers
+            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
+
+        return Column(pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer)
 
     @property
     def has_answer(self) -> bool:
@@ -366,38 +389,6 @@ class View:
             return entries
 
         return Column(pa.struct(list(types.items())), values, name if before else None)
-
-    def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Column:
-        """Answers as a column, as JSON with the id if asked for."""
-        self._writes_answers = True
-
-        def with_id(rows: Rows) -> list[str]:
-            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers(rows), strict=True)]
-
-        column = (pa.string(), with_id) if self.id_in_answer else (kind, answers)
-        return Column(*column, self.answer)
-
-    def _questions(self, rows: Rows) -> list[str | None]:
-        trainer, questions = self.profile.name, []
-        for gc_id, messages in zip(rows.ids, rows.messages, strict=True):
-            system, rest = _split(messages)
-            roles = [message["role"] for message in rest]
-            if roles != ["user"]:
-                raise InputError(
-                    f"{trainer} reads a prompt as one user message with a system message in its settings, "
-                    f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
-                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
-                    gc_id=gc_id,
-                )
-            if self._has_questions and system != self.system:
-                raise InputError(
-                    f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
-                    "of the rows before it. Export these rows apart from each other.",
-                    gc_id=gc_id,
-                )
-            self.system, self._has_questions = system, True
-            questions.append(rest[0]["content"])
-        return questions
 
 
 def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
@@ -468,10 +459,6 @@ def _split(messages: list[Message]) -> tuple[str | None, list[Message]]:
     if messages and messages[0]["role"] == "system":
         return messages[0]["content"], messages[1:]
     return None, messages
-
-
-def _text(answer: Any) -> str | None:
-    return answer if answer is None or isinstance(answer, str) else _json(answer)
 
 
 def _json(value: Any) -> str:

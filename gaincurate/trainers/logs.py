@@ -50,13 +50,13 @@ def find_files(path: Path) -> list[Path]:
     files: set[Path] = set()
     for place in places:
         by_kind = [{*place.rglob(pattern)} for pattern in _PATTERNS] if place.is_dir() else [{place}]
-        if sum(map(bool, by_kind)) > 1:
-            names = ", ".join(sorted(str(min(group)) for group in by_kind if group))
+        if all(by_kind) and place.is_dir():
+            names = ", ".join(sorted(str(min(group)) for group in by_kind))
             raise OutcomeError(
                 f"--outcomes {place} holds logs of several kinds ({names}), so rollouts could count twice; "
                 "name the files of one."
             )
-        files |= set().union(*by_kind)
+        files.update(*by_kind)
     if not files:
         kinds = ", ".join(_PATTERNS)
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")

@@ -117,19 +117,14 @@ _MEGATRON = _CONVERT.format("--extra mcore python", "megatron", "/iter_0000000")
 
 def _launch(path: Path, view: View) -> Launch:
     system = "null" if view.system is None else hydra_value(system_file(path))
-    flags = [
-        "++data.train.dataset_name=ResponseDataset",
-        f"++data.train.data_path={hydra_value(path)}",
-        "++data.train.input_key=input",
-        "++data.train.output_key=output",
-        "++data.train.split_validation_size=0",
-        "++data.default.prompt_file=null",
-        f"++data.default.system_prompt_file={system}",
-        "++data.default.processor=math_hf_data_processor",
-        "++data.shuffle=false",
-    ]
+    train = ["dataset_name=ResponseDataset", f"data_path={hydra_value(path)}", "input_key=input"]
+    train += ["output_key=output", "split_validation_size=0"]
+    default = ["prompt_file=null", f"system_prompt_file={system}", "processor=math_hf_data_processor"]
+    flags = [f"++data.train.{setting}" for setting in train]
+    flags += [f"++data.default.{setting}" for setting in default]
     hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for "
-    return Launch("flags", flags, [f"{hint}an environment of your own that reports outcomes"])
+    hint += "an environment of your own that reports outcomes"
+    return Launch("flags", [*flags, "++data.shuffle=false"], [hint])
 
 
 def _renamed(path: Path, step: int) -> str | None:

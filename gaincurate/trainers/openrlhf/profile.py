@@ -20,11 +20,10 @@ _MANY = 10_000  # prompts: nobody means a round of so many
 
 def subset(settings: Settings, context: Context) -> Iterator[Finding]:
     """The file is read up to a number of rows."""
-    most = settings.number("data.max_samples")
+    key = "data.max_samples"
+    most = settings.number(key)
     if most is not None and most < (context.budget or (_MANY if context.segment else _ALL)):
-        yield find(
-            settings, "data.max_samples", "subset", "rows behind it are left out", {"data.max_samples": _ALL}
-        )
+        yield find(settings, key, "subset", "rows behind it are left out", {key: _ALL})
 
 
 def tail(settings: Settings, context: Context) -> Iterator[Finding]:

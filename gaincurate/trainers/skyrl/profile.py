@@ -50,10 +50,9 @@ def _launch(path: Path, view: View) -> Launch:
     named = view.options.env_class
     flags = [f"data.train_data=[{hydra_value(path, quote=True)}]"]
     flags += [f"environment.env_class={named}"] if named is not None else []
-    left_out = "rows longer than trainer.max_prompt_length (512) are left out"
-    return Launch(
-        "flags", flags, [SHUFFLES.format("SkyRL"), "an environment gets the id as extras['gc_id']", left_out]
-    )
+    hints = [SHUFFLES.format("SkyRL"), "an environment gets the id as extras['gc_id']"]
+    hints.append("rows longer than trainer.max_prompt_length (512) are left out")
+    return Launch("flags", flags, hints)
 
 
 def _exported(path: Path, step: int) -> str | None:

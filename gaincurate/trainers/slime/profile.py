@@ -64,9 +64,8 @@ def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
 
 def _no_reward(settings: Settings, context: Context) -> bool:
     """Whether no code of the user's sees the rewards; a function of slime's own reports to nobody."""
-    if settings.is_set(_TAP):
-        return False
-    return not settings.is_set("custom_rm_path") or str(settings.known("custom_rm_path")).startswith("slime.")
+    own = settings.is_set("custom_rm_path") and not str(settings.known("custom_rm_path")).startswith("slime.")
+    return not own and not settings.is_set(_TAP)
 
 
 def _other_reference(settings: Settings, context: Context) -> bool:

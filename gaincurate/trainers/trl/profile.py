@@ -219,7 +219,7 @@ def _columns(view: View) -> dict[str, Column]:
     columns = {"prompt": view.messages()}
     # Every column reaches the reward function under its own name; only one inside a struct would not.
     if view.id_in_answer or (view.answer and (view.options.answer_column or "." in view.answer)):
-        columns["answer"] = view.answer_as_it_is()
+        columns["answer"] = view.gold(keeps_numbers=True)
     return columns
 
 

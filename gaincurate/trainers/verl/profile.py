@@ -182,24 +182,16 @@ _MERGE = (
 
 
 def _launch(path: Path, view: View) -> Launch:
-    flags = [
-        f"data.train_files={hydra_value(path)}",
-        "data.prompt_key=prompt",
-        "data.reward_fn_key=data_source",
-        "data.shuffle=False",
-        "data.dataloader_num_workers=0",
-        "data.filter_overlong_prompts=False",
-        "data.train_max_samples=-1",
-    ]
+    flags = [f"data.train_files={hydra_value(path)}", "data.prompt_key=prompt"]
+    flags += ["data.reward_fn_key=data_source", "data.shuffle=False", "data.dataloader_num_workers=0"]
+    flags += ["data.filter_overlong_prompts=False", "data.train_max_samples=-1"]
     hints = [
         "a reward function of yours (reward.custom_reward_function.path=reward.py) gets the id as "
         "extra_info['gc_id']; verl's own know the data_source of its examples alone",
         "also set data.val_files, and a data.train_batch_size that divides the rows: the rest is dropped",
     ]
-    if view.id_in_answer:
-        hints.append(
-            "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
-        )
+    label = "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
+    hints += [label] if view.id_in_answer else []
     return Launch("flags", flags, hints)
 
 

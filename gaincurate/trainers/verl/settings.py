@@ -31,11 +31,9 @@ WITH_WEIGHTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimize
 
 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
-    """The overrides that make `python -m verl.trainer.main_ppo` follow a run.
+    """The overrides that make `python -m verl.trainer.main_ppo` follow the run in a folder.
 
-    Args:
-        run: the run's folder.
-        batch: prompts a step. Default: the run's `--align-to`, else a round a step.
+    `batch` is the prompts a step. Default: the run's `--align-to`, else a round a step.
 
     Raises:
         InputError: `batch` does not divide the budget.
@@ -50,16 +48,9 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
             "multiple: a batch would lie in two rounds. Set it to a divisor of "
             f"{config.budget:,}, or start a run with --align-to {size}."
         )
-    words = [
-        f"data.train_files={hydra_value(opened.folder)}",
-        *_DATASET,
-        "data.shuffle=False",
-        "data.dataloader_num_workers=0",
-        f"data.train_batch_size={size}",
-        f"trainer.total_epochs={config.rounds}",
-        *_TAP,
-        *_CALLBACK,
-    ]
+    words = [f"data.train_files={hydra_value(opened.folder)}", *_DATASET, "data.shuffle=False"]
+    words += ["data.dataloader_num_workers=0", f"data.train_batch_size={size}"]
+    words += [f"trainer.total_epochs={config.rounds}", *_TAP, *_CALLBACK]
     if every := context_of(config, "live").read_every:
         words += [WITH_WEIGHTS, f"trainer.save_freq={config.budget // size * every}"]
     return words
