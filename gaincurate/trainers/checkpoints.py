@@ -79,7 +79,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     for weights in folders:
         if pickled := sorted(weights.glob("pytorch_model*.bin")):
             why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
-            return Checkpoint(path, step, "refused", path, f"{why}{layout.save_settings}")
+            return Checkpoint(path, step, "refused", path, f"{why} ({layout.setting})")
     for shards in layout.sharded:
         if (first := next(iter(sorted(path.glob(shards.files))), None)) is not None:
             why = _sharded(path, first, shards, layout)
@@ -99,7 +99,7 @@ def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: 
 
 
 def _sharded(path: Path, first: Path, shards: Sharded, layout: Layout) -> str:
-    how = f"let {layout.trainer} save Hugging Face weights{layout.save_settings}"
+    how = f"let {layout.trainer} save Hugging Face weights ({layout.setting})"
     if shards.convert is not None:
         how = f"convert them with `{shards.command(path)}`, or {how}"
     return f"the weights of {path} are sharded ({first.relative_to(path)}): {how}"

@@ -73,11 +73,7 @@ class Column:
 class View:
     """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
 
-    Args:
-        profile: the trainer's.
-        scored: the set.
-        options: what was asked for.
-        sizes: the prompts' group sizes, in the order of the rows, for a trainer that reads them.
+    `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them.
 
     Raises:
         InputError: no such column, or the trainer cannot do without something that is not there.
@@ -401,8 +397,7 @@ def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
 def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     """The type of a column; a dot goes into a struct, or into JSON text, whose values are text.
 
-    Raises:
-        InputError: no such column; lists those there are.
+    Raises InputError where there is no such column, with those there are.
     """
     if name in schema.names:
         return schema.field(name).type

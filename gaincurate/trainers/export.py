@@ -124,11 +124,11 @@ def export(
     }
     view = View(profile, scored, options, sizes)
     _write(view, _tables(scored, rows, pick.limit), out, facts)
-    exported = Exported(view, view.rows, facts, profile.launch(out.resolve(), view), list(view.remarks()))
-    if left_out is None or listed is None:
-        return exported
-    write_lines(listed, left_out.lines(scored))
-    return replace(exported, dropped=left_out.counts, dropped_file=listed)
+    dropped = {} if left_out is None else left_out.counts
+    if left_out is not None and listed is not None:
+        write_lines(listed, left_out.lines(scored))
+    launch, notes = profile.launch(out.resolve(), view), list(view.remarks())
+    return Exported(view, view.rows, facts, launch, notes, dropped, listed)
 
 
 def _open(

@@ -33,11 +33,8 @@ def folder_of(name: str) -> str:
 def from_live(package: str, trainer: str, *public: str, **elsewhere: str) -> Callable[[str], Any]:
     """A package's `__getattr__`, which imports its `live` module and so the trainer on first use.
 
-    Args:
-        package: its name.
-        trainer: the trainer with its version, for the InputError where it cannot be imported.
-        public: names of `live`.
-        elsewhere: names of other modules, with the module.
+    `public` are names of `live`, `elsewhere` names of other modules with the module. Where they cannot be
+    imported, an InputError names the `trainer`.
     """
     modules = dict.fromkeys(public, "live") | elsewhere
 

@@ -70,7 +70,6 @@ class Layout:
 
     folders: tuple[str, ...]  # globs of checkpoint folders below the root
     step: str  # pattern of such a folder's name; group 1 is the step
-    marker: str  # what tells that a checkpoint is complete, in words
     unfinished: Callable[[Path, int], str | None]
     setting: str  # what makes the trainer save Hugging Face weights
     weights: tuple[str, ...] = (".",)  # folders in the checkpoint for these; the first with any counts
@@ -79,11 +78,6 @@ class Layout:
     tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
     any_name: bool = False  # of folders that end in a number, so only those with files of a model count
     trainer: str = ""  # set by its profile
-
-    @property
-    def save_settings(self) -> str:
-        """`setting` for the end of a sentence, in brackets."""
-        return f" ({self.setting})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +144,12 @@ def profiles() -> dict[str, Profile]:
 
 
 def profile_of(name: str) -> Profile:
-    """A trainer's profile.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
+    """A trainer's profile; raises InputError where there is no such trainer."""
     return profiles()[one_of("--trainer", name, TRAINERS)]
 
 
 def one_of(option: str, name: str, names: Collection[str]) -> str:
-    """A name that is among others.
-
-    Raises:
-        InputError: it is not; with all names, and those that are near it.
-    """
+    """A name that is among others; else an InputError with all names, and those that are near it."""
     if name in names:
         return name
     raise InputError(f"{option} {name}: it must be one of {', '.join(names)}{near(name, names)}.")
@@ -175,21 +161,13 @@ def layouts() -> dict[str, Layout]:
 
 
 def layout_of(trainer: str) -> Layout:
-    """How a trainer writes checkpoints.
-
-    Raises:
-        InputError: it is not known.
-    """
+    """How a trainer writes checkpoints; raises InputError where that is not known."""
     choices = layouts()
     return choices[one_of("--trainer", trainer, choices)]
 
 
 def recipe_of(trainer: str) -> str:
-    """The script that trains one round as one process of a trainer: the `recipe.sh` of its folder.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The script that trains a round as one process: the `recipe.sh` of a trainer's folder, or InputError."""
     folder = folder_of(one_of("TRAINER", trainer, with_part("recipe")))
     return read_text(Path(__file__).parent / folder / "recipe.sh")
 

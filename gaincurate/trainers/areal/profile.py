@@ -65,8 +65,6 @@ PROFILE = Profile(
             for above in ("", "default/", "*/*/*/default/", "checkpoints/*/*/*/default/")
         ),
         step=r"epoch\d+epochstep\d+globalstep(\d+)",
-        marker="none of its own: `recover_info/step_info.json` has step N or more, or "
-        "the tokenizer's files, written after the weights, can be read",
         unfinished=_recovered,
         setting="saver.freq_steps",
     ),

@@ -47,12 +47,9 @@ _ROWS = 16  # prompts whose tokens are compared
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
-    """The facts of a run; `more` are other fields of the context.
+    """The facts of a run; `more` are other fields. Raises OutputError where its scored set has changed.
 
     Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
-
-    Raises:
-        OutputError: its scored set is not what it was.
     """
     try:
         data = run.data(run.round)
@@ -99,11 +96,7 @@ class Report:
 
 
 def trainer_named(name: str) -> Profile:
-    """A trainer with rules.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
+    """A trainer with rules; raises InputError where there is no such."""
     return profiles()[one_of("--trainer", name, with_part("rules"))]
 
 
@@ -223,11 +216,7 @@ def template_arguments(trainer: Profile, settings: Settings, context: Context) -
 
 
 def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
-    """The arguments of the chat template by dotted name.
-
-    Raises:
-        NotKnown: a value that only a shell knows, or that is no mapping.
-    """
+    """The arguments of the chat template by dotted name; raises NotKnown for what is no mapping."""
     key = rendering.arguments
     value = settings[key]
     if rendering.argument:
@@ -282,8 +271,7 @@ def compare_tokens(
 ) -> tuple[list[Finding], str]:
     """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
 
-    Returns:
-        A finding on the first prompt that differs, and a note on the comparison, or why there was none.
+    Returns a finding on the first prompt that differs, and a note on the comparison, or why there was none.
     """
     rendering, model, round_ = trainer.rendering, run.config.model, run.round
     differing, unknown = ask(

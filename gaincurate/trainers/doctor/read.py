@@ -69,15 +69,10 @@ class Read:
 
 
 def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
-    """Read configuration files, scripts and flags.
+    """Read files and scripts (`-` is YAML on standard input), and over them a command or its flags alone.
 
-    Args:
-        sources: paths; `-` is YAML on standard input.
-        markers: names of the trainer's entry points.
-        command: words of a command, or its flags alone.
-
-    Raises:
-        InputError: a file is missing, or has no settings.
+    `markers` are names of the trainer's entry points. Raises InputError where a file is missing or has no
+    settings.
     """
     read = Read()
     for source in sources:
@@ -132,8 +127,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> No
 def read_script(text: str, markers: Sequence[str]) -> Read:
     """The settings of the trainer's command in a script, or of all commands where none is the trainer's.
 
-    Raises:
-        ValueError: a quote has no end, or a variable is too long.
+    Raises ValueError where a quote has no end, or a variable is too long.
     """
     skipped: list[str] = []
     read = launched(list(_commands(text, skipped)), markers)
@@ -203,9 +197,7 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
 def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
     """A script's commands as words, with the variables filled in that were assigned before.
 
-    Args:
-        text: the script.
-        skipped: takes the words that begin a part that is not read.
+    `skipped` takes the words that begin a part that is not read.
     """
     variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array's are several
     words, array, depth = list[str](), list[str](), 0

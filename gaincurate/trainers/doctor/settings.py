@@ -70,12 +70,9 @@ def shown(value: Any) -> str:
 
 
 class Settings:
-    """The settings that a trainer would run with.
+    """The settings that a trainer would run with: `given` values by dotted key, over its `defaults`.
 
-    Args:
-        given: values by dotted key.
-        defaults: the trainer's values of all other keys.
-        sources: the file of each given key, or the command line.
+    `sources` has the file of each given key, or the command line.
     """
 
     def __init__(
@@ -87,11 +84,7 @@ class Settings:
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a key; None where neither the settings nor the defaults have it.
-
-        Raises:
-            NotKnown: it is only known when the trainer runs.
-        """
+        """The value of a key, or None; raises NotKnown where it is only known when the trainer runs."""
         value = self._resolved(normal(key), _DEPTH)
         if isinstance(value, str) and "$" in value and not self.follows(value):
             raise NotKnown(key, value)
@@ -122,9 +115,8 @@ class Settings:
     def place(self, key: str) -> Any:
         """A path, or the first of several; a variable that no round fills in counts as fixed text.
 
-        Raises:
-            NotKnown: it may change with the round: a positional argument of the script, or a variable with
-                a name that the driver fills in.
+        Raises NotKnown where it may change with the round: a positional argument of the script, or a variable
+        with a name that the driver fills in.
         """
         value = self._resolved(normal(key), _DEPTH)
         value = value[0] if isinstance(value, list) and value else value

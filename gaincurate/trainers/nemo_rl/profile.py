@@ -145,7 +145,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("step_*", "tmp_step_*"),
         step=r"(?:tmp_)?step_(\d+)",
-        marker="`tmp_step_N` was renamed to `step_N`",
         unfinished=_renamed,
         weights=("policy/weights/model/consolidated", "hf"),
         setting="checkpointing.model_save_format=safetensors checkpointing.save_consolidated=true",

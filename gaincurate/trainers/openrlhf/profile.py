@@ -97,7 +97,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("global_step*_hf", "*/global_step*_hf", "_actor/global_step*"),
         step=r"global_step(\d+)(?:_hf)?",
-        marker="the tokenizer's files, written after the weights, can be read",
         unfinished=_tokenizer_last,
         setting="--ckpt.save_hf",
         sharded=(Sharded("*_model_states.pt", None, apart=True),),

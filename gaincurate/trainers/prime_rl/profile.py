@@ -143,7 +143,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
         step=r"step_(\d+)",
-        marker="`STABLE` is in `broadcasts/step_N` (later versions: `.finished`)",
         unfinished=_stable,
         setting='weight_broadcast.type = "filesystem"',
         sharded=(Sharded("trainer/*", None, apart=True),),

@@ -76,8 +76,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("global_step_*", "*/global_step_*"),
         step=r"global_step_(\d+)",
-        marker="below `export_path`: the tokenizer's files in `policy`, written after the weights, can be "
-        "read; below `ckpt_path`: `latest_ckpt_global_step.txt` has N or more",
         unfinished=_exported,
         weights=("policy",),
         setting="trainer.hf_save_interval (exports to trainer.export_path)",

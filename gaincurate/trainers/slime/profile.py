@@ -157,7 +157,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("*", "*/*"),
         step=r"(?:.*\D)?(\d+)",
-        marker="`model.safetensors.index.json`, written last, and all files that it names",
         unfinished=_indexed,
         weights=(".", "hf"),
         adapters=(),

@@ -161,8 +161,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
-        marker="with `.full_checkpoint` (written first) `latest_checkpointed_iteration.txt` has N or more, "
-        "else `latest_state_dict_iteration.txt`",
         unfinished=_tracked,
         weights=("actor/huggingface", "actor/model/huggingface"),
         setting="trainer.save_hf_checkpoint",

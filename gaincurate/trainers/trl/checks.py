@@ -97,11 +97,7 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
 
 
 def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
-    """Where the rows with these ids are, `[ids]`.
-
-    Raises:
-        InputError: one is not there.
-    """
+    """Where the rows with these ids are, `[ids]`; raises InputError where one is missing."""
     column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
     places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
     if places.null_count:
@@ -155,9 +151,8 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged.
 
-    Raises:
-        InputError: the only ones that would do are of another batch. To begin from nothing would undo what
-            was trained.
+    Raises InputError where the only ones that would do are of another batch: to begin from nothing would undo
+    what was trained.
     """
     by_step, of_another_batch = dict(checkpoints(Path(output), layout_of("trl"))), None
     for step in sorted(by_step, reverse=True):

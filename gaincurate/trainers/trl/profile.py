@@ -258,7 +258,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("checkpoint-*",),
         step=r"checkpoint-(\d+)",
-        marker="`trainer_state.json`, written last, can be read and has step N",
         unfinished=_trainer_state,
         setting="fsdp state_dict_type FULL_STATE_DICT, or stage3_gather_16bit_weights_on_model_save",
         sharded=(

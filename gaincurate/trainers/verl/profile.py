@@ -227,7 +227,6 @@ PROFILE = Profile(
     layout=Layout(
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
-        marker="`latest_checkpointed_iteration.txt` beside it, written last, has N or more",
         unfinished=tracker(),
         weights=("actor/huggingface", "actor/model/huggingface"),
         setting="actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",

@@ -83,10 +83,6 @@ def no_callback(run: Path) -> InputError:
 
 
 def check(setting: Lookup, run: Run) -> None:
-    """Refuse settings under which verl would not train by the plan, or the plan not follow verl.
-
-    Raises:
-        InputError: all that is wrong, a sentence each with the settings that fix it.
-    """
+    """Raise an InputError on all settings under which verl would not train by the plan, each with its fix."""
     context = run_context(run, "live", running=True)
     refuse(ask(RULES, Resolved(setting), context)[0])
