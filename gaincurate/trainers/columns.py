@@ -102,9 +102,8 @@ class View:
         self._without_answer = 0  # rows whose answer is null where the trainer finds one
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
-        self.columns = (
-            profile.columns(self) | self.same(profile.judge, options.data_source) | {ID: self.ids()}
-        )
+        judged = self.same(profile.judge, options.data_source)
+        self.columns = profile.columns(self) | judged | {ID: self.ids()}
         if sizes is not None and profile.group_size is not None:
             of_rows = Column(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.columns[profile.group_size] = of_rows

@@ -327,9 +327,7 @@ def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Ru
 
     def each_round(settings: Settings, context: Context) -> int | None:
         each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-        if not context.budget or not each or context.budget % each:
-            return None  # the rule on the tail speaks of it
-        return int(context.budget // each)
+        return context.steps(each)
 
     return length(key, each_round, more_is_fine)
 

@@ -80,6 +80,12 @@ class Context:
         """One long process, with our adapter in it."""
         return self.mode == "live"
 
+    def steps(self, prompts: float | None) -> int | None:
+        """The steps of a round with so many prompts each; None unless they fill it (see `tail`)."""
+        if not self.budget or not prompts or self.budget % prompts:
+            return None
+        return int(self.budget // prompts)
+
 
 def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     """The context that a run's options give; `more` are other fields of it."""

@@ -61,8 +61,7 @@ def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
 def endless(settings: Settings, context: Context) -> Iterator[Finding]:
     """The tasks repeat without end; only max_steps stops the training."""
     if context.segment and settings["max_steps"] is None:
-        each, budget = _prompts(settings), context.budget
-        wanted = int(budget // each) if budget and each and budget % each == 0 else None
+        wanted = context.steps(_prompts(settings))
         why = "the tasks repeat without end, so a round never ends"
         advice = "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step"
         yield find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")

@@ -27,21 +27,16 @@ _TAP = "rollout_all_samples_process_path"
 _OVER = "over_sampling_batch_size"
 
 
-def passes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The passes over the file, where no number of rollouts is set."""
-    if settings["num_rollout"] is not None:
-        return
-    if context.segment and settings["num_epoch"] is None:
+def unset(settings: Settings, context: Context) -> Iterator[Finding]:
+    """The length of a training has no default."""
+    if context.segment and settings["num_rollout"] is None and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not start"
         yield Finding("length", "stops", title, {"num_epoch": 1})
-    else:
-        yield from common.epochs("num_epoch")(settings, context)
 
 
 def _hides(settings: Settings, context: Context) -> bool:
     """Whether a number of rollouts is set that cannot be compared with the round."""
-    size = settings.count("rollout_batch_size")
-    fits = context.budget is not None and size and context.budget % size == 0
+    fits = context.steps(settings.count("rollout_batch_size"))
     return not fits and not Settings.follows(settings["num_rollout"], ("round",))
 
 
@@ -84,7 +79,8 @@ RULES = (
     only(_hides, must("num_rollout", None, "it hides the size of the file, and after its end a round "
         "starts again with its first rows", name="rollouts", modes=SEGMENT,
         fix={"num_rollout": None, "num_epoch": 1})),
-    passes,
+    unset,
+    only(lambda settings, _: settings["num_rollout"] is None, common.epochs("num_epoch")),
     common.steps("num_rollout", "rollout_batch_size"),
     common.tail("rollout_batch_size"),
     only(lambda _, context: not context.live,  # the adapter reads the rows without a limit

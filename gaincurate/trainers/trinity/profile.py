@@ -44,9 +44,8 @@ def texts(settings: Settings, context: Context) -> Iterator[Finding]:
     kind = flow.removeprefix("async_")
     if settings[key] is None and (kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)):
         why = f"{flow} puts a system message of its own there, which was not scored"
-        advice = (
-            "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
-        )
+        advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` "
+        advice += "names"
         yield find(settings, key, "template", why, {key: ""}, advice)
 
 

@@ -33,21 +33,17 @@ def tail(settings: Settings, context: Context) -> Iterator[Finding]:
         micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
         sizes = (size for size in range(1, shape.prompts + 1) if budget % size == 0)
         fits = [size for size in sizes if size * shape.group % micro == 0]
-        fix = {}
-        if (
-            fits and not settings["prompts_a_generation"]
-        ):  # of a trainer that replays, its share says how many
-            fix = {key: max(fits) * shape.group // (1 if key == "generation_batch_size" else micro)}
-        yield replace(finding, fix=fix)
+        # Of a trainer that replays, its share says how many.
+        can_fix = fits and not settings["prompts_a_generation"]
+        value = max(fits, default=0) * shape.group // (1 if key == "generation_batch_size" else micro)
+        yield replace(finding, fix={key: value} if can_fix else {})
 
 
 def whole_steps(settings: Settings, context: Context) -> Iterator[Finding]:
     """A live round ends with an optimizer step; in segment mode the last step of a round is a shorter one."""
     shape, key = shape_in(settings), "gradient_accumulation_steps"
-    if not context.live or context.budget is None or not shape.prompts or context.budget % shape.prompts:
-        return
-    batches = context.budget // shape.prompts * shape.repeats
-    if batches % shape.accumulation:
+    batches = (context.steps(shape.prompts) or 0) * shape.repeats
+    if context.live and batches % shape.accumulation:
         why = f"a round of {context.budget:,} prompts gives {batches:,} micro-batches, which is no multiple: "
         why += "an optimizer step would end in the next round"
         fix = {key: math.gcd(batches, shape.accumulation)}
@@ -65,10 +61,8 @@ def window(settings: Settings, context: Context) -> Iterator[Finding]:
         whole = steps * context.rounds if steps and context.rounds else shape.window
         yield find(settings, key, "window", why, {key: whole})
     elif every >= 1 and shape.inside(int(every)):
-        why = (
-            f"it is inside a generation's window of {shape.repeats} micro-batches, so a run that is resumed "
-        )
-        why += "from there generates these prompts again, and stays out of phase"
+        why = f"it is inside a generation's window of {shape.repeats} micro-batches, so a run that is "
+        why += "resumed from there generates these prompts again, and stays out of phase"
         yield find(settings, key, "window", why, {key: math.ceil(every / shape.window) * shape.window})
 
 
@@ -92,11 +86,8 @@ def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
         often = "round" if context.read_every == 1 else f"{context.read_every} rounds"
         why = f"{context.reader} needs a checkpoint at the end of every {often} of {steps:,} steps, and none "
         why += "is saved there"
-        fix, advice = (
-            {"save_strategy": "steps", "save_steps": apart},
-            f"or save_steps to a divisor of {apart}",
-        )
-        yield find(settings, ("save_strategy", "save_steps"), "checkpoint", why, fix, advice, "stops")
+        keys, fix = ("save_strategy", "save_steps"), {"save_strategy": "steps", "save_steps": apart}
+        yield find(settings, keys, "checkpoint", why, fix, f"or save_steps to a divisor of {apart}", "stops")
 
 
 def logs(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -140,12 +131,12 @@ def rewards(settings: Settings, context: Context) -> Iterator[Finding]:
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
     if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return
-    if settings["log_completions"]:
-        yield find(settings, "reward_funcs", "log-without-id", "", _REWARD)
-        return
     advice = "a function that is given gc_id and appends a line to {outcomes}; where a script of your own "
     advice += "passes it, give the doctor the line that starts the script"
-    yield find(settings, "reward_funcs", "outcomes", "", _REWARD, advice, "stops")
+    if settings["log_completions"]:
+        yield find(settings, "reward_funcs", "log-without-id", "", _REWARD)
+    else:
+        yield find(settings, "reward_funcs", "outcomes", "", _REWARD, advice, "stops")
 
 
 def _is_own(name: str) -> bool:

@@ -53,10 +53,11 @@ def weights(settings: Settings, context: Context) -> Iterator[Finding]:
 
 def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
     """A re-scoring needs the checkpoint of its round's end."""
-    batch, every = settings.count("data.train_batch_size"), settings.number("trainer.save_freq") or 0
-    if not context.read_every or context.budget is None or not batch or context.budget % batch:
-        return  # the rule on the tail speaks of what is left
-    apart = int(context.budget // batch) * context.read_every
+    steps = context.steps(settings.count("data.train_batch_size"))
+    every = settings.number("trainer.save_freq") or 0
+    if not context.read_every or not steps:
+        return
+    apart = steps * context.read_every
     if every <= 0 or apart % every:
         why = f"{context.reader} needs a checkpoint every {apart} steps, and none is saved there"
         fix = {"trainer.save_freq": apart}
@@ -84,10 +85,8 @@ def other_loops(settings: Settings, context: Context) -> Iterator[Finding]:
         return
     if context.mode != "export" and entry.startswith(("fully_async_policy", "one_step_off_policy")):
         title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
-        title += (
-            "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is "
-        )
-        title += "asked"
+        title += "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter "
+        title += "is asked"
         yield Finding("async", "wrong", title, advice="start `python -m verl.trainer.main_ppo`")
 
 
@@ -229,7 +228,7 @@ PROFILE = Profile(
         step=r"global_step_(\d+)",
         unfinished=tracker(),
         weights=("actor/huggingface", "actor/model/huggingface"),
-        setting="actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+        setting=f"{_SAVED}=[model,optimizer,extra,hf_model]",
         adapters=("actor/huggingface/lora_adapter", "actor/lora_adapter", "actor/model/huggingface/adapter"),
         sharded=(
             Sharded("actor/model_world_size_*_rank_*.pt", _MERGE.format("fsdp", "huggingface")),
