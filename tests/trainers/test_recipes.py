@@ -42,12 +42,10 @@ def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None
 def test_every_name_is_one_that_the_driver_fills_in(trainer: str) -> None:
     assert re.findall(r"\{(\w+)\}", COMMAND) == list(NAMES)
     script = recipe_of(trainer)
-    taken = " ".join(f"{name}=${place}" for place, name in enumerate(NAMES, 1))
-    assert f"\n{taken}\n" in script
+    assert f"\n{' '.join(f'{name}=${place}' for place, name in enumerate(NAMES, 1))}\n" in script
     in_braces = set(re.findall(r"(?<!\$)\{(\w+)\}", script.replace(COMMAND, "")))
     assert in_braces <= ({"rollout_id"} if trainer == "slime" else set())
-    environment = {name.lower() for name in re.findall(r"GAINCURATE_([A-Z]+)", script)}
-    assert environment <= set(NAMES)
+    assert {name.lower() for name in re.findall(r"GAINCURATE_([A-Z]+)", script)} <= set(NAMES)
     done = subprocess.run(["bash", "-n", recipe(trainer)], text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 

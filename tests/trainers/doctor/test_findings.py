@@ -50,8 +50,8 @@ def names(report: Report) -> list[str]:
     return [finding.name for finding in report.findings]
 
 
-def named(report: Report, *names: str) -> Finding:
-    return next(finding for finding in report.findings if finding.name in names)
+def named(report: Report, name: str) -> Finding:
+    return next(finding for finding in report.findings if finding.name == name)
 
 
 def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
@@ -294,18 +294,17 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
     enough = frozenset({"prompt", "gc_id", "data_source", "reward_model", "extra_info"})
     report = look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"})
     assert not {"view", "data"} & set(names(report))
-    other = {"data.label_key": "answer"}
-    for changes in ({}, {"data.train_files": "{data}"}):
-        context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
-        finding = named(look("verl", context, **changes), "view", "data")
+    context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
+    for name, changes in (("data", {}), ("view", {"data.train_files": "{data}"})):
+        finding = named(look("verl", context, **changes), name)
         assert finding.fix == {"data.train_files": "{output}/data.parquet"}
         assert finding.advice == (
             "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
             "--out {output}/data.parquet --overwrite`"
         )
-        if changes:
-            assert "view" not in names(look("openrlhf", context, **{"data.prompt_dataset": "{data}"} | other))
-            assert "is {data}: the rounds of this run have no extra_info, which the" in finding.title
+    assert "is {data}: the rounds of this run have no extra_info, which the" in finding.title
+    other = {"data.prompt_dataset": "{data}", "data.label_key": "answer"}
+    assert "view" not in names(look("openrlhf", context, **other))
 
 
 def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
@@ -315,10 +314,9 @@ def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
     assert "32 prompts a step, but a round has 100: the last 4 of each round" in finding.title
     assert finding.fix == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
-    cases: list[tuple[dict[str, Any], int]] = [({MINI: 26}, 25), ({MINI: 25}, 0), ({DYNAMIC: True}, 0)]
-    for changes, mini in [*cases, ({MINI: "$MINI"}, 0)]:
-        report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32}, **changes)
-        finding = named(report, "tail")
+    for changes, mini in (({MINI: 26}, 25), ({MINI: 25}, 0), ({DYNAMIC: True}, 0), ({MINI: "$MINI"}, 0)):
+        given: dict[str, Any] = {"data.train_batch_size": 32, **changes}
+        finding = named(look("verl", replace(RUN, budget=100), **given), "tail")
         assert finding.fix == {"data.train_batch_size": 25} | ({MINI: mini} if mini else {})
 
 
