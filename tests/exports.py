@@ -47,7 +47,7 @@ def begin(folder: Path, *, segmentation: dict[str, Any] | None = None, rows: int
     """A run over such a set, four prompts a round at random, in `folder/run`."""
     if not (folder / "set").exists():
         make_set(folder / "set", sums(rows), segmentation=segmentation)
-    given = {"strategy": "uniform", "budget": 4, "rounds": 2, "seed": 3} | options
+    given: dict[str, Any] = {"strategy": "uniform", "budget": 4, "rounds": 2, "seed": 3} | options
     return start(ScheduleConfig(scored=folder / "set", run=folder / "run", **given))
 
 

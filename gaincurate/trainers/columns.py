@@ -270,7 +270,7 @@ class View:
         no setting for it has to say in a hint that it is left out.
         """
 
-        def text(gc_id: str, messages: list[Message]) -> str | None:
+        def text(gc_id: str, messages: list[Message]) -> Any:
             trainer, (system, rest) = self.profile.name, _split(messages)
             roles = [message["role"] for message in rest]
             if roles != ["user"]:

@@ -165,11 +165,7 @@ def _open(
 
 
 def _chosen(
-    scored: ScoredSet,
-    rows: Ints | None,
-    left_out: LeftOut | None,
-    pick: Pick,
-    note: Callable[[str], None],
+    scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, pick: Pick, note: Callable[[str], None]
 ) -> Ints:
     """The rows in their order; a note counts how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows

@@ -33,6 +33,7 @@ from gaincurate.trainers.doctor.findings import (
     Context,
     Finding,
     Mode,
+    Rule,
     Style,
     ask,
     context_of,
@@ -143,7 +144,7 @@ def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None
     started = [word for word in read.words if word.endswith(".py") and "=" not in word]
     started += [module for flag, module in pairwise(read.words) if flag == "-m"]
     context = replace(context, script=[*started, ""][0], shell=read.shell)
-    rules = (*trainer.rules, partial(template_arguments, trainer), partial(tools, trainer))
+    rules: list[Rule] = [*trainer.rules, partial(template_arguments, trainer), partial(tools, trainer)]
     findings, unjudged = ask(rules, settings, context)
     if context.group_size is not None and trainer.group_size is None:
         title = f"the plans of this run give each prompt a group size, and {trainer.name} has one for all"

@@ -124,8 +124,9 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
     if getattr(trainer, "is_deepspeed_enabled", False):
         plugin = state.deepspeed_plugin
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
-            fix = {"stage3_gather_16bit_weights_on_model_save": True}
-            yield stops("weights", f"{needs} ZeRO-3 saves shards", **fix)
+            yield stops(
+                "weights", f"{needs} ZeRO-3 saves shards", stage3_gather_16bit_weights_on_model_save=True
+            )
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
