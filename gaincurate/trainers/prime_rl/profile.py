@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import SEGMENT, find, must
+from gaincurate.trainers.doctor.common import SEGMENT, find, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
 _SOURCE = "orchestrator.train.source.0"
+_CUT = "they are cut, so they are not what was scored"
 _SHIPPED = words(
     "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
     "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
@@ -52,12 +53,6 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
             yield from must(key, "standard", why, name="sampler")(settings, context)
 
 
-def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Samples over the training length are cut."""
-    key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
-    return common.too_long(key, "they are cut, so they are not what was scored")(settings, context)
-
-
 def endless(settings: Settings, context: Context) -> Iterator[Finding]:
     """The tasks repeat without end; only max_steps stops the training."""
     if context.segment and settings["max_steps"] is None:
@@ -91,7 +86,8 @@ RULES = (
         "does not end with a step", name="token-batch",
         fix={"orchestrator.token_batch_size": None, "orchestrator.batch_size": 128}),
     common.tail("orchestrator.batch_size", per_step=_prompts, factor=_group),
-    lengths,
+    only(lambda settings, _: settings["seq_len"] is not None, common.too_long("seq_len", _CUT)),
+    only(lambda settings, _: settings["seq_len"] is None, common.too_long("orchestrator.seq_len", _CUT)),
     common.steps("max_steps", _prompts),
     ahead,
     endless,
