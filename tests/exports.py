@@ -43,14 +43,12 @@ def make_set(
     return sets.write_set(folder, tables, identity)
 
 
-def begin(folder: Path, *, segmentation: dict[str, Any] | None = None, rows: int = 12) -> Run:
+def begin(folder: Path, *, segmentation: dict[str, Any] | None = None, rows: int = 12, **options: Any) -> Run:
     """A run over such a set, four prompts a round at random, in `folder/run`."""
     if not (folder / "set").exists():
         make_set(folder / "set", sums(rows), segmentation=segmentation)
-    config = ScheduleConfig(
-        scored=folder / "set", run=folder / "run", strategy="uniform", budget=4, rounds=2, seed=3
-    )
-    return start(config)
+    given: dict[str, Any] = {"strategy": "uniform", "budget": 4, "rounds": 2, "seed": 3} | options
+    return start(ScheduleConfig(scored=folder / "set", run=folder / "run", **given))
 
 
 def sums(count: int = 6) -> list[dict[str, Any]]:

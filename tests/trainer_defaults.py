@@ -56,10 +56,8 @@ def arguments(trees: Iterable[ast.Module]) -> dict[str, Any]:
 
 def fields(classes: Classes, name: str) -> dict[str, ast.AnnAssign]:
     """The fields of a class, those of its bases first."""
-    found: dict[str, ast.AnnAssign] = {}
-    for base in classes[name].bases:
-        if (inherited := ast.unparse(base).rpartition(".")[2]) in classes:
-            found |= fields(classes, inherited)
+    bases = [ast.unparse(base).rpartition(".")[2] for base in classes[name].bases]
+    found = {key: line for base in bases if base in classes for key, line in fields(classes, base).items()}
     lines = [node for node in classes[name].body if isinstance(node, ast.AnnAssign)]
     return found | {node.target.id: node for node in lines if isinstance(node.target, ast.Name)}
 
@@ -67,32 +65,29 @@ def fields(classes: Classes, name: str) -> dict[str, ast.AnnAssign]:
 def default_node(line: ast.AnnAssign) -> ast.expr | None:
     """The default of a field, also in `field(default=...)` and `Field(...)`."""
     call = line.value
-    if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].lower() == "field":
-        given = {keyword.arg: keyword.value for keyword in call.keywords}
-        positional = call.args[0] if call.args else None
-        factory = given.get("default_factory")
-        if isinstance(factory, ast.Lambda):
-            return factory.body
-        return given.get("default", positional) if factory is None else ast.Call(factory, [], [])
-    return call
+    if not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2].lower() != "field":
+        return call
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    factory, positional = given.get("default_factory"), call.args[0] if call.args else None
+    if isinstance(factory, ast.Lambda):
+        return factory.body
+    return given.get("default", positional) if factory is None else ast.Call(factory, [], [])
 
 
 def find(classes: Classes, name: str, path: list[str]) -> Any:
     """The default at a dotted path below a class; None where there is none."""
-    known = fields(classes, name)
-    if path[0] not in known:
+    line = fields(classes, name).get(path[0])
+    if line is None:
         return None
-    line = known[path[0]]
     node, rest = default_node(line), path[1:]
     if not rest:
         return value_of(node)
-    if rest[0].isdigit():
-        rest = rest[1:]
+    rest = rest[1:] if rest[0].isdigit() else rest
     made = [ast.unparse(node.func).rpartition(".")[2]] if isinstance(node, ast.Call) else []
     named = [*made, *re.findall(r"\w+", ast.unparse(line.annotation))]
-    kinds = [kind for kind in named if kind in classes]
-    aliases = [alias for word in named for alias in ALIASES.get(word, ()) if alias in classes]
-    return find(classes, [*kinds, *aliases][0], rest) if kinds or aliases else None
+    kinds = [*named, *(alias for word in named for alias in ALIASES.get(word, ()))]
+    kind = next((kind for kind in kinds if kind in classes), None)
+    return None if kind is None else find(classes, kind, rest)
 
 
 ALIASES: dict[str, list[str]] = {}

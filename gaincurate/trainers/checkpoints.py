@@ -105,10 +105,10 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
     for each in folders:
         if files := sorted(each.glob("pytorch_model*.bin")):
-            return Checkpoint(path, step, "refused", path, f"{files[0]} {_PICKLED}{layout.save_settings}")
+            return Checkpoint(path, step, "refused", path, f"{files[0]} {_PICKLED} ({layout.setting})")
     for shards in layout.sharded:
         if parts := sorted(path.glob(shards.files)):
-            how = f"let {layout.trainer} save Hugging Face weights{layout.save_settings}"
+            how = f"let {layout.trainer} save Hugging Face weights ({layout.setting})"
             if shards.convert is not None:
                 how = f"convert them with `{shards.command(path)}`, or {how}"
             why = f"the weights of {path} are sharded ({parts[0].relative_to(path)}): {how}"

@@ -73,11 +73,7 @@ class Column:
 class View:
     """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
 
-    Args:
-        profile: the trainer's.
-        scored: the set.
-        options: what was asked for.
-        sizes: the prompts' group sizes, in the order of the rows, for a trainer that reads them.
+    `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them.
 
     Raises:
         InputError: no such column, or the trainer cannot do without something that is not there.
@@ -88,23 +84,26 @@ class View:
     ) -> None:
         source = scored.identity["source"]
         self.profile, self.options, self.source = profile, options, scored.schema
-        self._identity, self._prompt = scored.identity, source["prompt_column"]
+        self._identity, self._prompt, self._folder = scored.identity, source["prompt_column"], scored.folder
+        self._sizes = sizes
+        self._own_columns = ", ".join(name for name in self.source.names if not name.startswith(PREFIX))
         self._chat = chat_type(scored, bare=options.bare)
         self.tools: str | None = source.get("tools_column")
         self.answer: str | None = options.answer_column or source.get("answer_column")
+        self._answer_type = pa.string()
         if self.answer is not None:
-            column_type(self.source, self.answer)
+            self._answer_type = object_type(column_type(self.source, self.answer))
         self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
         self.system: str | None = None  # that of prompts that are given as one text, once rows were read
-        self.notes: list[str] = []  # for the user: columns with another name, numbers that became text
-        self.open_ended = 0  # prompts so far that end with the assistant's words
-        self.nulls = False  # whether the trainer renders nulls of the rows so far that scoring did not
-        self.without_answer = 0  # rows so far whose answer is null where the trainer finds one
+        self.rows = 0  # that were read so far
+        self._notes: list[str] = []  # for the user: columns with another name, numbers that became text
+        self._open_ended = 0  # prompts that end with the assistant's words
+        self._nulls = False  # whether the trainer renders nulls that scoring did not
+        self._without_answer = 0  # rows whose answer is null where the trainer finds one
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
-        self.columns = (
-            profile.columns(self) | self.same(profile.judge, options.data_source) | {ID: self.ids()}
-        )
+        judged = self.same(profile.judge, options.data_source)
+        self.columns = profile.columns(self) | judged | {ID: self.ids()}
         if sizes is not None and profile.group_size is not None:
             of_rows = Column(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.columns[profile.group_size] = of_rows
@@ -113,48 +112,61 @@ class View:
         self._counts_answers = self.answer is not None or null_unasked
         self._copied = self._source_columns()
         if self._numbers_as_text:
-            self.notes.append(
+            self._notes.append(
                 f"the numbers of column {self.answer!r} are written as text, because scorers compare text"
             )
         fields = [pa.field(name, column.type) for name, column in self.columns.items()]
         fields += [pa.field(name, self.source.field(old).type) for name, old in self._copied.items()]
         self.schema = pa.schema(fields)
 
-    def table(self, table: pa.Table, first: int) -> pa.Table:
-        """The view of some rows for a Parquet file, where every struct has the keys of all others.
-
-        Args:
-            table: rows of the scored set.
-            first: how many rows of the file came before them.
+    def table(self, table: pa.Table) -> pa.Table:
+        """The view of the set's next rows for a Parquet file, where every struct has the keys of all others.
 
         Raises:
             InputError: a prompt that this trainer cannot read.
             OutputError: a row's prompt cannot be read, so the set is not what its identity says.
         """
-        rows = self._rows(table, first)
+        rows = self._rows(table, self.profile.rendering.nulls != "")
         columns = [column.array(rows) for column in self.columns.values()]
-        self._see_nulls(rows, self.profile.rendering.nulls != "")
-        columns += [table.column(old) for old in self._copied.values()]
-        return pa.table(columns, schema=self.schema)
+        return pa.table([*columns, *map(table.column, self._copied.values())], schema=self.schema)
 
-    def lines(self, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+    def lines(self, table: pa.Table) -> Iterator[dict[str, Any]]:
         """The same for lines of JSON: structs, messages and tools have the keys of their own row alone."""
-        rows = self._rows(table, first)
-        self._see_nulls(rows, self.profile.rendering.nulls == "all")
+        rows = self._rows(table, self.profile.rendering.nulls == "all")
         columns: list[Iterable[Any]] = [column.values(rows) for column in self.columns.values()]
-        columns += [table.column(old) for old in self._copied.values()]
+        columns += map(table.column, self._copied.values())
         columns = [without_nulls(c.to_pylist()) if isinstance(c, pa.ChunkedArray) else c for c in columns]
         return (dict(zip(self.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
-    def differences(self) -> Iterator[str]:
-        """How the trainer's prompts differ from the scored ones, and settings that they need."""
+    def remarks(self) -> Iterator[str]:
+        """Sentences on odd rows so far, and on how the trainer's prompts differ from the scored ones."""
         trainer, rendering = self.profile.name, self.profile.rendering
-        if self.tools and not rendering.row_tools:
-            unknown = f"whether {rendering.code} renders them is not known here"
+        yield from self._notes
+        if self._without_answer:
+            # No refusal: a reward function of the user's own may need no answer.
+            where, advice = f"column {self.answer!r} has", ""
+            if self.answer is None:
+                where = f"{self._folder} was scored without an answer column:"
+                advice = f"; name one with --answer-column, of {self._own_columns}"
             yield (
-                f"warning: prompts were scored with the tools of column {self.tools!r}; "
-                + (unknown if rendering.code else f"{trainer} renders no tools of a row")
-                + ". `gaincurate score --tools-column none` scores without them"
+                f"warning: {where} no answer in {self._without_answer:,} of {self.rows:,} rows, and a reward "
+                f"function that compares with one cannot judge them{advice}"
+            )
+        if self._open_ended:
+            yield (
+                f"warning: {self._open_ended:,} prompts end with words of the assistant; scoring went on "
+                f"from there, and {trainer} renders them as a finished turn"
+            )
+        if self._sizes:
+            mean = sum(self._sizes) / len(self._sizes)
+            yield f"group sizes: set {trainer}'s rollouts per prompt to {mean:g}, their mean"
+        if self.tools and not rendering.row_tools:
+            renders = f"{trainer} renders no tools of a row"
+            if rendering.code:
+                renders = f"whether {rendering.code} renders them is not known here"
+            yield (
+                f"warning: prompts were scored with the tools of column {self.tools!r}; {renders}. "
+                "`gaincurate score --tools-column none` scores without them"
             )
         if arguments := self._identity.get("segmentation", {}).get("template_kwargs"):
             keys = rendering.arguments or rendering.code or "nothing"
@@ -162,49 +174,52 @@ class View:
             yield f"{scored}; {trainer} takes them from {keys}"
         if media := [name for name in rendering.media if name in self.schema.names]:
             yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text alone"
-        if self.nulls:
-            lines = "give --out a name that ends in .jsonl"
+        if self._nulls:
+            other = "store them as JSON text"
+            if rendering.nulls != "all":
+                other = "give --out a name that ends in .jsonl"
             yield (
                 f"warning: tool calls or tools have unlike keys; {trainer} renders null for each key that a "
-                "row lacks, which was not scored; "
-                + ("store them as JSON text" if rendering.nulls == "all" else lines)
+                f"row lacks, which was not scored; {other}"
             )
 
     def _check(self) -> None:
         """Refuse what the trainer cannot do without, and options that mean nothing to it."""
-        trainer, options, names = self.profile, self.options, self.source.names
+        trainer, options = self.profile, self.options
         if trainer.answer_needed and not self.has_answer:
             raise InputError(
                 f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
-                f"Give --answer-column, of {', '.join(n for n in names if not n.startswith(PREFIX))}; or "
-                "--id-in-answer, where a reward function of yours needs only the id."
+                f"Give --answer-column, of {self._own_columns}; or --id-in-answer, where a reward function "
+                "of yours needs only the id."
             )
-        if options.data_source is not None and trainer.judge is None:
-            raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
-        if trainer.judge_needed and options.data_source is None and trainer.judge not in names:
+        for option, value, is_taken in (
+            ("--data-source", options.data_source, trainer.judge is not None),
+            ("--env-class", options.env_class, trainer.env_class),
+        ):
+            if value is not None and not is_taken:
+                raise InputError(f"{option} {value}: {trainer.name} has nothing of that kind.")
+        if trainer.judge_needed and options.data_source is None and trainer.judge not in self.source.names:
             raise InputError(
                 f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set "
                 "has none. Give --data-source NAME: one that it knows, or one for a function of your own."
             )
-        if options.env_class is not None and not trainer.env_class:
-            raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
         if options.with_scores and trainer.scores_refused:
             raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 
-    def _rows(self, table: pa.Table, first: int) -> Rows:
+    def _rows(self, table: pa.Table, renders_nulls: bool) -> Rows:
+        """Read rows, and note what is odd about them: nulls that Arrow adds inside messages and tools too."""
         answers = without_nulls(column_values(table, self.answer)) if self.answer else [None] * len(table)
         chats = chats_of(table, self._identity, bare=self.options.bare)
         messages, tools = [chat.messages for chat in chats], [chat.tools for chat in chats]
-        self.open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
+        self._open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
         if self._counts_answers:
-            self.without_answer += sum(value is None for value in answers)
-        return Rows(table, table.column(ID).to_pylist(), messages, tools, answers, first)
-
-    def _see_nulls(self, rows: Rows, rendered: bool) -> None:
-        """Note whether Arrow adds nulls inside fields of messages, or inside tools, that are rendered."""
-        if rendered and not self.nulls:
+            self._without_answer += sum(value is None for value in answers)
+        rows = Rows(table, table.column(ID).to_pylist(), messages, tools, answers, self.rows)
+        self.rows += len(table)
+        if renders_nulls and not self._nulls:
             columns = [c for name, c in self.columns.items() if c.type == self._chat or name == "tools"]
-            self.nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
+            self._nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
+        return rows
 
     def _source_columns(self) -> dict[str, str]:
         """The source columns that go along: the name in the file to the name in the set."""
@@ -214,15 +229,16 @@ class View:
             column = self.columns.get(name)
             if column is not None and column.replaces == name:
                 continue
-            new = name if column is None and name not in self.profile.reserved else f"source_{name}"
-            if new != name:
+            new = name
+            if column is not None or name in self.profile.reserved:
+                new = f"source_{name}"
                 if new in names or new in self.columns:
                     raise InputError(
                         f"{self.profile.name} gives {name!r} a meaning of its own, and the set has both that "
                         f"column and {new!r}; rename one of them in the data.",
                         column=name,
                     )
-                self.notes.append(
+                self._notes.append(
                     f"column {name!r} is written as {new!r}: {self.profile.name} needs that name"
                 )
             copied[new] = name
@@ -253,7 +269,27 @@ class View:
         The system message is then in no column: `launch` has to set it from `view.system`, and a trainer with
         no setting for it has to say in a hint that it is left out.
         """
-        return Column(pa.string(), self._questions, self._prompt)
+
+        def text(gc_id: str, messages: list[Message]) -> Any:
+            trainer, (system, rest) = self.profile.name, _split(messages)
+            roles = [message["role"] for message in rest]
+            if roles != ["user"]:
+                raise InputError(
+                    f"{trainer} reads a prompt as one user message with a system message in its settings, "
+                    f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
+                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    gc_id=gc_id,
+                )
+            if self._has_questions and system != self.system:
+                raise InputError(
+                    f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
+                    "of the rows before it. Export these rows apart from each other.",
+                    gc_id=gc_id,
+                )
+            self.system, self._has_questions = system, True
+            return rest[0]["content"]
+
+        return Column(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
 
     def row_tools(self) -> Column:
         """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
@@ -268,43 +304,42 @@ class View:
 
     def places(self, field: str | None = None) -> Column:
         """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
-
-        def places(rows: Rows) -> Sequence[int]:
-            return range(rows.first, rows.first + len(rows.ids))
+        try:
+            kind = column_type(self.source, field or "")
+        except InputError:
+            kind = pa.null()
+        if not pa.types.is_integer(kind):
+            kind, field = pa.int64(), None
 
         def values(rows: Rows) -> list[int]:
-            pairs = zip(column_values(rows.table, field or ""), places(rows), strict=True)
-            return [place if value is None else value for value, place in pairs]
+            places = range(rows.first, rows.first + len(rows.ids))
+            given = column_values(rows.table, field) if field else [None] * len(places)
+            return [place if value is None else value for value, place in zip(given, places, strict=True)]
 
-        try:
-            kind = None if field is None else column_type(self.source, field)
-        except InputError:
-            kind = None
-        if kind is None or not pa.types.is_integer(kind):
-            return Column(pa.int64(), places)
         return Column(kind, values, field)
 
-    def gold(self, *, as_text: bool = False) -> Column:
-        """The answer for scorers that compare text: a number as text, anything else as `answer_as_it_is`.
+    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> Column:
+        """The answer for scorers that compare text: numbers are text, and with `as_text` lists and structs.
 
         A whole number has no decimal point, because pandas turns integers into floats where a column has
-        nulls, and a scorer compares `7.0` with the `7` of a completion. With `as_text` a list or a struct is
-        JSON.
+        nulls, and a scorer compares `7.0` with the `7` of a completion.
         """
-        kind = self._answer_type()
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            self._numbers_as_text = True
-            return self._answers(
-                pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
-            )
-        return self.answer_as_it_is(as_text=as_text)
+        kind, self._writes_answers = self._answer_type, True
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        is_number = self._numbers_as_text = is_number and not keeps_numbers
+        is_text = kind == pa.string() or (as_text and not self.id_in_answer)  # in JSON text it has no type
 
-    def answer_as_it_is(self, *, as_text: bool = False) -> Column:
-        """The answer in its own type, or as text; as text with the id in it if asked for."""
-        kind = self._answer_type()
-        if kind == pa.string() or (as_text and not self.id_in_answer):  # one in JSON text has no type either
-            return self._answers(pa.string(), lambda rows: list(map(_text, rows.answers)))
-        return self._answers(kind, lambda rows: rows.answers)
+        def values(rows: Rows) -> list[Any]:
+            answers = rows.answers
+            if is_number:
+                answers = pa.array(answers, kind).cast(pa.string()).to_pylist()
+            elif is_text:
+                answers = [a if a is None or isinstance(a, str) else _json(a) for a in answers]
+            if not self.id_in_answer:
+                return answers
+            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
+
+        return Column(pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer)
 
     @property
     def has_answer(self) -> bool:
@@ -329,14 +364,13 @@ class View:
         A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
         replaces it. A default is used where the source has no value.
         """
-        kind = self.source.field(name).type if name in self.source.names else None
-        before = list(kind) if kind is not None and pa.types.is_struct(kind) else []
-        stays = {key for key, column in ours.items() if column.replaces == f"{name}.{key}" or key == ID}
-        renamed = {f.name: f"source_{f.name}" for f in before if f.name in ours and f.name not in stays}
-        types = {renamed.get(f.name, f.name): object_type(f.type) for f in before}
-        for key in defaults:
-            if types.get(key, pa.null()) == pa.null():  # of the source's rows none has it
-                types[key] = pa.string()
+        kind = self.source.field(name).type if name in self.source.names else pa.null()
+        before = list(kind) if pa.types.is_struct(kind) else []
+        taken = {key for key, column in ours.items() if column.replaces != f"{name}.{key}" and key != ID}
+        names = {f.name: f"source_{f.name}" if f.name in taken else f.name for f in before}
+        types = {names[f.name]: object_type(f.type) for f in before}
+        # of the source's rows none has a default whose type is null
+        types |= {key: pa.string() for key in defaults if types.get(key, pa.null()) == pa.null()}
         types |= {key: column.type for key, column in ours.items()}
 
         def values(rows: Rows) -> list[dict[str, Any]]:
@@ -344,48 +378,12 @@ class View:
             columns = {key: column.values(rows) for key, column in ours.items()}
             entries = []
             for place, old in enumerate(olds):
-                entry = {renamed.get(key, key): value for key, value in without_nulls(old or {}).items()}
+                entry = {names[key]: value for key, value in without_nulls(old or {}).items()}
                 entry |= {key: text for key, text in defaults.items() if entry.get(key) is None}
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
 
         return Column(pa.struct(list(types.items())), values, name if before else None)
-
-    def _answer_type(self) -> pa.DataType:
-        return pa.string() if self.answer is None else object_type(column_type(self.source, self.answer))
-
-    def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Column:
-        """Answers as a column, as JSON with the id if asked for."""
-        self._writes_answers = True
-        if not self.id_in_answer:
-            return Column(kind, answers, self.answer)
-
-        def with_id(rows: Rows) -> list[str]:
-            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers(rows), strict=True)]
-
-        return Column(pa.string(), with_id, self.answer)
-
-    def _questions(self, rows: Rows) -> list[str | None]:
-        trainer, questions = self.profile.name, []
-        for gc_id, messages in zip(rows.ids, rows.messages, strict=True):
-            system, rest = _split(messages)
-            roles = [message["role"] for message in rest]
-            if roles != ["user"]:
-                raise InputError(
-                    f"{trainer} reads a prompt as one user message with a system message in its settings, "
-                    f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
-                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
-                    gc_id=gc_id,
-                )
-            if self._has_questions and system != self.system:
-                raise InputError(
-                    f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
-                    "of the rows before it. Export these rows apart from each other.",
-                    gc_id=gc_id,
-                )
-            self.system, self._has_questions = system, True
-            questions.append(rest[0]["content"])
-        return questions
 
 
 def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
@@ -398,8 +396,7 @@ def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
 def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     """The type of a column; a dot goes into a struct, or into JSON text, whose values are text.
 
-    Raises:
-        InputError: no such column; lists those there are.
+    Raises InputError where there is no such column, with those there are.
     """
     if name in schema.names:
         return schema.field(name).type
@@ -424,33 +421,27 @@ def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
     identity: Json = scored.identity
     columns = Columns.of(identity)
     kind = column_type(scored.schema, columns.prompt)
-    shots = [] if bare else identity.get("segmentation", {}).get("shots") or []
-    structs: list[Iterable[pa.Field]] = [_message_fields([shots])]
+    prompts = [[] if bare else identity.get("segmentation", {}).get("shots") or []]
+    types: list[pa.DataType] = [message_array(prompts[0]).type]
     if _is_list(kind):
-        structs.append(kind.value_type)
+        types.append(kind.value_type)
     elif columns.chat_text or "." in columns.prompt or columns.prompt == "messages":
-        structs += [_message_fields(prompts_of(table, identity, bare=True)) for table in scored.tables()]
+        for table in scored.tables():
+            prompts = prompts_of(table, identity, bare=True)
+            types.append(message_array([message for prompt in prompts for message in prompt]).type)
     fields = {"role": pa.string(), "content": pa.string()}
-    for member in (member for struct in structs for member in struct):
-        if member.name not in ("role", "content"):
-            fields[member.name] = _common(fields.get(member.name, member.type), member.type, member.name)
+    members = [member for struct in filter(pa.types.is_struct, types) for member in struct]
+    for name, other in ((m.name, m.type) for m in members if m.name not in ("role", "content")):
+        first = fields.get(name, other)
+        try:
+            schemas = [pa.schema([(name, kind)]) for kind in (first, other)]
+            fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+        except pa.ArrowException as error:
+            raise InputError(
+                f"the key {name!r} of chat messages holds {first} in some rows and {other} in others; one "
+                "file cannot hold both."
+            ) from error
     return pa.list_(pa.struct(list(fields.items())))
-
-
-def _message_fields(prompts: Sequence[Sequence[Message]]) -> Iterable[pa.Field]:
-    kind = message_array([message for prompt in prompts for message in prompt]).type
-    return kind if pa.types.is_struct(kind) else ()
-
-
-def _common(first: pa.DataType, second: pa.DataType, key: str) -> pa.DataType:
-    try:
-        schemas = [pa.schema([(key, first)]), pa.schema([(key, second)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(key).type
-    except pa.ArrowException as error:
-        raise InputError(
-            f"the key {key!r} of chat messages holds {first} in some rows and {second} in others; one file "
-            "cannot hold both."
-        ) from error
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -462,10 +453,6 @@ def _split(messages: list[Message]) -> tuple[str | None, list[Message]]:
     if messages and messages[0]["role"] == "system":
         return messages[0]["content"], messages[1:]
     return None, messages
-
-
-def _text(answer: Any) -> str | None:
-    return answer if answer is None or isinstance(answer, str) else _json(answer)
 
 
 def _json(value: Any) -> str:

@@ -38,12 +38,10 @@ class NextConfig(_Options):
         Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
     ] = None
     reward_column: Annotated[
-        str | None,
-        Option("Which number of a log is the reward, where there are several.", metavar="NAME"),
+        str | None, Option("Which number of a log is the reward, where there are several.", metavar="NAME")
     ] = None
     reference_outcomes: Annotated[
-        Path | None,
-        Option("dots: what the next round's references did: outcomes, or a rollout set."),
+        Path | None, Option("dots: what the next round's references did: outcomes, or a rollout set.")
     ] = None
 
 
@@ -73,7 +71,6 @@ class DoctorConfig(_Options):
         list[str] | None,
         Option("The trainer's command or its flags, over every file.", metavar="-- CMD ...", argument=True),
     ] = None
-
     trainer: Annotated[
         str | None,
         Option(f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.", metavar="T"),

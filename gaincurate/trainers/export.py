@@ -22,7 +22,7 @@ from gaincurate.core.artifact import RUN
 from gaincurate.core.files import make_folder, temporary_folder, write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import as_parquet
 from gaincurate.core.rng import Ints
-from gaincurate.core.schema import ID, PREFIX
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import located
 from gaincurate.core.where import Mask
@@ -101,7 +101,9 @@ def export(
     source, out, profile = located(source), Path(out), profile_of(trainer)
     if pick.where is None and pick.rollouts is not None:
         raise InputError("--rollouts goes with --where, which says what the rows are.")
-    listed = None if drop is None else _beside(profile, out)
+    # Where the dropped rows are listed: not in a folder whose every file is read.
+    beside = out.absolute().parent if profile.reads_folder else out.with_suffix("")
+    listed = None if drop is None else beside.with_name(f"{beside.name}.dropped.jsonl")
     _check_file(profile, out, listed, overwrite)
     for_sets = "--drop" if drop is not None else "--where" if pick.where is not None else None
     if for_sets is not None and (source / RUN).exists():
@@ -121,15 +123,12 @@ def export(
         "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
     }
     view = View(profile, scored, options, sizes)
-    count, notes = _write(view, scored, rows, out, pick.limit, facts)
-    if sizes:
-        notes.append(f"group sizes: set {trainer}'s rollouts per prompt to {np.mean(sizes):g}, their mean")
-    notes += view.differences()
-    exported = Exported(view, count, facts, profile.launch(out.resolve(), view), notes)
-    if left_out is None or listed is None:
-        return exported
-    write_lines(listed, lines(scored, left_out.found))
-    return replace(exported, dropped=left_out.counts, dropped_file=listed)
+    _write(view, _tables(scored, rows, pick.limit), out, facts)
+    dropped = {} if left_out is None else left_out.counts
+    if left_out is not None and listed is not None:
+        write_lines(listed, lines(scored, left_out.found))
+    launch, notes = profile.launch(out.resolve(), view), list(view.remarks())
+    return Exported(view, view.rows, facts, launch, notes, dropped, listed)
 
 
 def _open(
@@ -166,11 +165,7 @@ def _open(
 
 
 def _chosen(
-    scored: ScoredSet,
-    rows: Ints | None,
-    left_out: LeftOut | None,
-    pick: Pick,
-    note: Callable[[str], None],
+    scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, pick: Pick, note: Callable[[str], None]
 ) -> Ints:
     """The rows in their order; a note counts how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
@@ -197,11 +192,7 @@ def _chosen(
     return left
 
 
-def _write(
-    view: View, scored: ScoredSet, rows: Ints | None, out: Path, limit: int | None, facts: dict[str, Any]
-) -> tuple[int, list[str]]:
-    """Write the file; returns its number of rows, and notes on what is odd about them."""
-    count = 0
+def _write(view: View, tables: Iterable[pa.Table], out: Path, facts: dict[str, Any]) -> None:
     schema = view.schema.with_metadata({b"gaincurate": json.dumps(facts, ensure_ascii=False).encode()})
     make_folder(out.parent)
     is_parquet = out.suffix == ".parquet"
@@ -210,40 +201,13 @@ def _write(
         as_parquet(out),
         pq.ParquetWriter(file, schema) if is_parquet else nullcontext() as writer,
     ):
-        for table in _tables(scored, rows, limit):
+        for table in tables:
             if writer is None:
-                _write_lines(file, view.lines(table, count))
+                _write_lines(file, view.lines(table))
             else:
-                writer.write_table(view.table(table, count), row_group_size=_CHUNK)
-            count += table.num_rows
+                writer.write_table(view.table(table), row_group_size=_CHUNK)
     if view.system is not None and view.profile.system_file:
         write_atomic(system_file(out), view.system.encode())
-    notes = list(view.notes)
-    if view.without_answer:
-        notes.append(_without_answer(scored, view, count))
-    if view.open_ended:
-        notes.append(
-            f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
-            f"there, and {view.profile.name} renders them as a finished turn"
-        )
-    return count, notes
-
-
-def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
-    """A warning and no refusal: a reward function of the user's own may need no answer."""
-    answer, columns = view.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
-    where = f"column {answer!r} has" if answer else f"{scored.folder} was scored without an answer column:"
-    advice = "" if answer else f"; name one with --answer-column, of {', '.join(columns)}"
-    return (
-        f"warning: {where} no answer in {view.without_answer:,} of {count:,} rows, and a reward function "
-        f"that compares with one cannot judge them{advice}"
-    )
-
-
-def _beside(profile: Profile, out: Path) -> Path:
-    """Where the dropped rows are listed: not in a folder whose every file is read."""
-    name = out.absolute().parent if profile.reads_folder else out.with_suffix("")
-    return name.with_name(f"{name.name}.dropped.jsonl")
 
 
 def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: bool) -> None:
@@ -256,8 +220,6 @@ def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: boo
     if set(str(out.resolve())) & set(profile.refused_in_path):
         marks = " and ".join(map(repr, profile.refused_in_path))
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
-    if out.is_dir():
-        raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
     for path in (out, system_file(out) if profile.system_file else None, listed):
         if path is not None and path.exists() and not overwrite:
             raise OutputError(

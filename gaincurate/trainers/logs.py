@@ -50,20 +50,20 @@ def find_files(path: Path) -> list[Path]:
     files: set[Path] = set()
     for place in places:
         by_kind = [{*place.rglob(pattern)} for pattern in _PATTERNS] if place.is_dir() else [{place}]
-        if sum(map(bool, by_kind)) > 1:
-            names = ", ".join(sorted(str(min(group)) for group in by_kind if group))
+        if all(by_kind) and place.is_dir():
+            names = ", ".join(sorted(str(min(group)) for group in by_kind))
             raise OutcomeError(
                 f"--outcomes {place} holds logs of several kinds ({names}), so rollouts could count twice; "
                 "name the files of one."
             )
-        files |= set().union(*by_kind)
+        files.update(*by_kind)
     if not files:
         kinds = ", ".join(_PATTERNS)
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
     return sorted(files)
 
 
-def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Json], list[str]]:
+def _trl_rows(path: Path, asked: str | None) -> tuple[list[Json], list[str]]:
     """The rows of a table of completions with the reward as `reward`, and their texts without the step."""
 
     def refuse(why: str) -> OutcomeError:
@@ -74,32 +74,24 @@ def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Json], list[s
     table = read_parquet(path, refuse)
     if missing := _TRL - set(table.column_names):
         raise refuse(f"it has no column {min(missing)!r}")
-    rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()
+    kinds = {field.name: field.type for field in table.schema if field.name not in (*_TRL, "gc_id")}
+    numbers = [n for n, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    column = next((name for name in (asked, "reward") if name in numbers), None)
+    if column is None:
+        if asked is not None or len(numbers) != 1:
+            other = f", and {asked!r} is not one of them" if asked is not None else ""
+            raise OutcomeError(
+                f"{path} has {len(numbers)} columns that could be the reward ({', '.join(numbers) or 'none'})"
+                f"{other}; name it with --reward-column. With several reward functions, log_extra('reward', "
+                "...) in one of them puts the sum into the table.",
+                path=str(path),
+            )
+        (column,) = numbers
     rows = table.to_pylist()
     texts = [json.dumps(row | {"step": None}, sort_keys=True, default=str) for row in rows]
-    for row, reward in zip(rows, rewards, strict=True):
+    for row, reward in zip(rows, table.column(column).to_pylist(), strict=True):
         row["reward"] = None if reward != reward else reward  # NaN was not judged
     return rows, texts
-
-
-def _reward_column(path: Path, table: pa.Table, asked: str | None) -> str:
-    numbers = [
-        f.name
-        for f in table.schema
-        if f.name not in (*_TRL, "gc_id") and (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))
-    ]
-    for name in (asked, "reward"):
-        if name is not None and name in numbers:
-            return name
-    if asked is not None or len(numbers) != 1:
-        raise OutcomeError(
-            f"{path} has {len(numbers)} columns that could be the reward ({', '.join(numbers) or 'none'})"
-            + (f", and {asked!r} is not one of them" if asked is not None else "")
-            + "; name it with --reward-column. With several reward functions, log_extra('reward', ...) in "
-            "one of them puts the sum into the table.",
-            path=str(path),
-        )
-    return str(numbers[0])
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
@@ -132,8 +124,7 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
     round_ = run.round
     taking = _Taking(run, round_, reward_column)
     for path in paths:
-        taken = [taking.take(file) for file in find_files(path)]
-        if not any(taken):
+        if not sum(taking.take(file) for file in find_files(path)):
             why = "; ".join(taking.reasons()) or "it has no rows"
             raise OutcomeError(
                 f"--outcomes {path}: nothing there belongs to round {round_}: {why}. Give its logs.",
@@ -144,7 +135,17 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
         to_lines(lines)
     except UnicodeEncodeError as error:
         raise OutcomeError("an outcome holds half of a surrogate pair, which no file can hold.") from error
-    count = taking.tell(note, lines)
+    count = sum("gc_id" in line for line in lines)
+    note(f"{count:,} outcomes for round {round_} from {taking.rows:,} rows")
+    if taking.redone is not None:
+        note(f"step {taking.redone} was done again: from there on the new outcomes count")
+    if taking.from_elsewhere:
+        note(
+            f"warning: round {round_} has outcomes of another writer; if the logs have the same rollouts, "
+            "they count twice"
+        )
+    for reason in taking.reasons():
+        note(f"left out: {reason}")
     if lines:
         append_lines(run.outcomes(round_), lines)
     write_sealed(run.round_folder(round_) / TAKEN, {"files": taking.files})
@@ -156,15 +157,14 @@ class _Taking:
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
-        self._rules = run.rules
         self._ids = frozenset(run.ids(round_))
-        self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]
+        self._earlier = [_taken(run, earlier) for earlier in range(round_)]
         self.files = _taken(run, round_)
-        self._from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
+        self.from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
+        self.redone: int | None = None  # the first step that was done again
+        self.rows = 0
         self._fresh: list[Json] = []
         self._all: list[Json] = []  # all rows of the round, including those of files taken before
-        self._redone: int | None = None
-        self._rows = 0
         self._left_out: dict[str, list[str]] = {}
         self._window: list[str] = []
 
@@ -177,7 +177,7 @@ class _Taking:
         if is_table:
             rows, texts = _trl_rows(path, self._reward)
             shared, self._window = overlap(self._window, texts), texts
-        for earlier, files in self._earlier:
+        for earlier, files in enumerate(self._earlier):
             if now["hash"] in (file["hash"] for file in files.values()):
                 self._left_out.setdefault(f"the file was taken for round {earlier}", []).append(path.name)
                 return False
@@ -200,15 +200,15 @@ class _Taking:
                 self._left_out.setdefault(why, []).append(where)
                 continue
             line = {"gc_id": gc_id, "round": self._round, "reward": row["reward"], "step": row["step"]}
-            check_line(line, where, self._round, self._rules)
+            check_line(line, where, self._round, self._run.rules)
             lines.append({"sample": counts[gc_id, line["step"]], **line})
             counts[gc_id, line["step"]] += 1
-        self._rows += len(rows)
+        self.rows += len(rows)
         self._all += lines
         if before != now:
             self._fresh += lines
             steps = [line["step"] for line in lines] if before is not None else []
-            self._redone = min([*steps, *([] if self._redone is None else [self._redone])], default=None)
+            self.redone = min([*steps, *([] if self.redone is None else [self.redone])], default=None)
         return len(lines)
 
     def _take_lines(self, path: Path, place: str) -> int:
@@ -216,11 +216,10 @@ class _Taking:
 
         Lines with `attempt` or `resume_from_step` are taken too, as in `outcomes.jsonl`.
         """
-        every = [*(files for _, files in self._earlier), self.files]
-        records = [files[place] for files in every if place in files]
+        records = [files[place] for files in (*self._earlier, self.files) if place in files]
         since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
         mark, joined = digest_bytes(place.encode())[:8], 0
-        lines = read_file(path, self._round, self._run.ids, self._rules)
+        lines = read_file(path, self._round, self._run.ids, self._run.rules)
         attempts = {line.number: line.attempt for line in lines}
         for number, entry in json_lines(path, since):
             if entry is None:  # `read_file` refuses it
@@ -231,7 +230,7 @@ class _Taking:
                 entry = named | {key: entry[key] for key in _LINE if key in entry}
                 joined += 1
             self._fresh.append(entry)
-        self._rows += joined
+        self.rows += joined
         return joined or since
 
     @cached_property
@@ -252,38 +251,21 @@ class _Taking:
         turns = messages if isinstance(messages, list) else []
         all_turns = all(isinstance(turn, dict) for turn in turns)
         ids = self._by_messages.get(prompt_key(turns), []) if all_turns else []
-        if len(ids) == 1:
-            return ids[0], ""
-        if ids:
+        if len(ids) > 1:
             return None, "several prompts of the round have these messages, and there is no id"
-        return None, f"the prompt is none of round {self._round}"
+        return (ids[0], "") if ids else (None, f"the prompt is none of round {self._round}")
 
     def lines(self) -> list[Json]:
         """The lines to append: the new ones, and from a step that was done again on, all of them."""
-        if self._redone is None:
+        if self.redone is None:
             return self._fresh
-        before = [line for line in self._fresh if line.get("step", -1) < self._redone]
-        later = [line for line in self._all if line.get("step", -1) >= self._redone]
-        return [*before, {"resume_from_step": self._redone - 1}, *later]
+        before = [line for line in self._fresh if line.get("step", -1) < self.redone]
+        later = [line for line in self._all if line.get("step", -1) >= self.redone]
+        return [*before, {"resume_from_step": self.redone - 1}, *later]
 
     def reasons(self) -> list[str]:
         """The reasons for which rows and files are left out, with their counts."""
         return [f"{why} ({len(all_):,} times, first {all_[0]})" for why, all_ in self._left_out.items()]
-
-    def tell(self, note: Note, lines: Sequence[Json]) -> int:
-        """Summarize the outcomes and the rows that are left out; return the number of outcomes."""
-        new = sum("gc_id" in line for line in lines)
-        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows")
-        if self._redone is not None:
-            note(f"step {self._redone} was done again: from there on the new outcomes count")
-        if self._from_elsewhere:
-            note(
-                f"warning: round {self._round} has outcomes of another writer; if the logs have the same "
-                "rollouts, they count twice"
-            )
-        for reason in self.reasons():
-            note(f"left out: {reason}")
-        return new
 
 
 def _taken(run: Run, round_: int) -> Json:

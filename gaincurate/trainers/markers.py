@@ -1,7 +1,6 @@
 """Signs that a trainer's checkpoint is complete, as far as several trainers share them.
 
-Each check reads what the trainer writes last. A file that cannot be read to its end is one that is being
-written.
+Each check reads the file that the trainer writes last. One that cannot be read to its end is being written.
 """
 
 from __future__ import annotations
@@ -12,30 +11,21 @@ from typing import Any
 
 from gaincurate.core.foreign import json_file, read_text
 
-_SHORT = 1 << 10  # bytes of a file that holds a number
-TRACKER = "latest_checkpointed_iteration.txt"
-"""Megatron's file, which trainers on top of it keep too."""
+_MEGATRON = "latest_checkpointed_iteration.txt"  # which trainers on top of it write too
 
 
-def tracker(name: str) -> Callable[[Path, int], str | None]:
-    """For trainers that write the newest complete step into a file next to the checkpoints."""
+def tracker(name: str = _MEGATRON, prefix: str = "") -> Callable[[Path, int], str | None]:
+    """For trainers that write the newest complete step into a file beside the checkpoints."""
 
     def unfinished(path: Path, step: int) -> str | None:
         file = path.parent / name
-        newest = number_in(file)
-        if newest is None:
+        try:
+            newest = int(read_text(file, 1 << 10).strip().removeprefix(prefix))
+        except (OSError, ValueError):
             return f"{path} is not finished: {file} does not say so"
         return None if newest >= step else f"{path} is not finished: {file} has step {newest}"
 
     return unfinished
-
-
-def number_in(file: Path, prefix: str = "") -> int | None:
-    """The number that a small file holds; None where there is no such file, or something else in it."""
-    try:
-        return int(read_text(file, _SHORT).strip().removeprefix(prefix))
-    except (OSError, ValueError):
-        return None
 
 
 def tokenizer_unfinished(folder: Path) -> str | None:

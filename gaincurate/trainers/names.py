@@ -13,18 +13,16 @@ from typing import Any, Literal
 from gaincurate.errors import InputError
 
 _WITH_LAYOUT = ("trl", "verl", "openrlhf", "nemo-rl", "skyrl", "slime", "prime-rl", "trinity", "areal")
-"""The trainers whose profile has a layout of checkpoints."""
-
-TRAINERS = (*_WITH_LAYOUT, "ms-swift", "roll", "open-instruct")
+_WITH_RULES = (*_WITH_LAYOUT, "ms-swift")
+TRAINERS = (*_WITH_RULES, "roll", "open-instruct")
 """Every folder beside this file that has a profile, in the order in which people are shown them."""
 
 
 def with_part(part: Literal["layout", "recipe", "rules"]) -> list[str]:
-    """The trainers that have a part: a layout, or a file of their folder."""
-    if part == "layout":
-        return list(_WITH_LAYOUT)
-    file = {"recipe": "recipe.sh", "rules": "rules.py"}[part]
-    return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / file).is_file()]
+    """The trainers whose profile has a layout of checkpoints or rules, or whose folder has a `recipe.sh`."""
+    if part == "recipe":
+        return [n for n in TRAINERS if (Path(__file__).parent / folder_of(n) / "recipe.sh").is_file()]
+    return list(_WITH_LAYOUT if part == "layout" else _WITH_RULES)
 
 
 def folder_of(name: str) -> str:
@@ -35,10 +33,7 @@ def folder_of(name: str) -> str:
 def from_live(package: str, trainer: str, *public: str) -> Callable[[str], Any]:
     """A package's `__getattr__`, which imports its `live` module and so the trainer on first use.
 
-    Args:
-        package: its name.
-        trainer: the trainer with its version, for the InputError where it cannot be imported.
-        public: names of `live`.
+    `public` are names of `live`. Where it cannot be imported, an InputError names the `trainer`.
     """
 
     def attribute(name: str) -> Any:

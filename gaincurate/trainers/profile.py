@@ -1,4 +1,4 @@
-"""One trainer's facts as one value: columns, settings, checkpoints.
+"""One trainer's facts as one value: columns, settings and rules on them, checkpoints.
 
 The engines (export, checkpoints, doctor) read a profile and name no trainer, so a trainer is one folder
 beside this file. Facts are those of the version that `version` names.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gaincurate.core.foreign import read_text
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
 from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.doctor.findings import Rule, Style
 from gaincurate.trainers.names import TRAINERS as TRAINERS
 from gaincurate.trainers.names import folder_of, with_part
 
@@ -36,9 +38,12 @@ class Launch:
     @property
     def text(self) -> str:
         """The settings, ready to be pasted."""
-        if self.form == "flags":
-            return " ".join(map(_quoted, self.settings))
-        return "\n".join(self.settings)
+        return " ".join(map(_quoted, self.settings)) if self.form == "flags" else "\n".join(self.settings)
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; one with single quotes alone is easier to read in double ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +70,14 @@ class Layout:
 
     folders: tuple[str, ...]  # globs of checkpoint folders below the root
     step: str  # pattern of such a folder's name; group 1 is the step
-    marker: str  # what tells that a checkpoint is complete, in words
     unfinished: Callable[[Path, int], str | None]
-    weights: tuple[str, ...]  # folders in the checkpoint for Hugging Face weights; the first with any counts
-    setting: str  # what makes the trainer save these
-    adapters: tuple[str, ...] = ()  # folders for adapters; one in a folder of its own comes before weights
+    setting: str  # what makes the trainer save Hugging Face weights
+    weights: tuple[str, ...] = (".",)  # folders in the checkpoint for these; the first with any counts
+    adapters: tuple[str, ...] = (".",)  # for adapters; one in a folder of its own comes before weights
     sharded: tuple[Sharded, ...] = ()  # other weights that are named
     tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
     any_name: bool = False  # of folders that end in a number, so only those with files of a model count
     trainer: str = ""  # set by its profile
-
-    @property
-    def save_settings(self) -> str:
-        """`setting` for the end of a sentence, in brackets."""
-        return f" ({self.setting})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,11 @@ class Profile:
     refused_in_path: str = ""  # characters that it would take apart in a path
     reads_folder: bool = False  # it reads every file of the folder
     layout: Layout | None = None  # its checkpoints, None where they are not known
+    rules: tuple[Rule, ...] = ()  # on its settings, in the order in which their findings are listed
+    launches: tuple[str, ...] = ()  # words that mark a launch line of it
+    style: Style = ""  # of a setting in its launch line
+    live: bool = False  # whether it can be steered in one long process
+    whole: Mapping[str, Any] | None = None  # in place of its defaults for a file with all sections of them
 
     def __post_init__(self) -> None:
         if self.layout is not None:
@@ -140,20 +144,12 @@ def profiles() -> dict[str, Profile]:
 
 
 def profile_of(name: str) -> Profile:
-    """A trainer's profile.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
+    """A trainer's profile; raises InputError where there is no such trainer."""
     return profiles()[one_of("--trainer", name, TRAINERS)]
 
 
 def one_of(option: str, name: str, names: Collection[str]) -> str:
-    """A name that is among others.
-
-    Raises:
-        InputError: it is not; with all names, and those that are near it.
-    """
+    """A name that is among others; else an InputError with all names, and those that are near it."""
     if name in names:
         return name
     raise InputError(f"{option} {name}: it must be one of {', '.join(names)}{near(name, names)}.")
@@ -165,21 +161,13 @@ def layouts() -> dict[str, Layout]:
 
 
 def layout_of(trainer: str) -> Layout:
-    """How a trainer writes checkpoints.
-
-    Raises:
-        InputError: it is not known.
-    """
+    """How a trainer writes checkpoints; raises InputError where that is not known."""
     choices = layouts()
     return choices[one_of("--trainer", trainer, choices)]
 
 
 def recipe_of(trainer: str) -> str:
-    """The script that trains one round as one process of a trainer: the `recipe.sh` of its folder.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The script that trains a round as one process: the `recipe.sh` of a trainer's folder, or InputError."""
     folder = folder_of(one_of("TRAINER", trainer, with_part("recipe")))
     return read_text(Path(__file__).parent / folder / "recipe.sh")
 
@@ -213,8 +201,3 @@ def hydra_value(path: Path, *, quote: bool = False) -> str:
 def system_file(path: Path) -> Path:
     """The file for the system message, for a trainer that takes it from one."""
     return path.with_name(f"{path.stem}.system.txt")
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; one with single quotes alone is easier to read in double ones."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)

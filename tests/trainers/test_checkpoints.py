@@ -262,13 +262,13 @@ def test_a_real_save_of_transformers_is_complete_for_the_trl_layout(tmp_path: Pa
 
 
 def test_the_table_in_the_docs_is_the_modules() -> None:
-    def row(layout: Layout) -> str:
+    def row(layout: Layout) -> list[str]:
         weights = ", ".join(f"`{value}`" for value in layout.weights) or "-"
-        setting = f"`{layout.setting}`" if layout.setting else "-"
-        return f"| {layout.trainer} | {layout.marker} | {weights} | {setting} |"
+        return [layout.trainer, weights, f"`{layout.setting}`"]
 
     lines = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("| trainer | complete when |"))
     rows = [row(layout) for layout in layouts().values()]
-    assert lines[start + 2 : start + 2 + len(rows)] == rows
+    cells = [line.strip("| ").split(" | ") for line in lines[start + 2 : start + 2 + len(rows)]]
+    assert [[trainer, weights, setting] for trainer, _, weights, setting in cells] == rows
     assert not lines[start + 2 + len(rows)].startswith("|")

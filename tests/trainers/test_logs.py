@@ -107,12 +107,14 @@ def test_a_step_that_was_done_again_replaces_what_was_taken(run: Run, tmp_path: 
 
 def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_path: Path) -> None:
     lines_of(run.outcomes(0), [own("id0000", 1.0)])
-    told: list[str] = []
+    warned = []
     for _ in range(2):
+        told: list[str] = []
         take_logs(run, [table(tmp_path / "completions_1.parquet", [with_id(0, 1.0, 1)])], note=told.append)
-    assert [line for line in told if line.startswith("warning: round 0 has outcomes of another writer")] == [
-        told[1]
-    ]
+        warned.append(
+            any(line.startswith("warning: round 0 has outcomes of another writer") for line in told)
+        )
+    assert warned == [True, False]
 
 
 def test_the_reward_has_to_be_clear(run: Run, tmp_path: Path) -> None:
@@ -140,9 +142,7 @@ WHEN = datetime.datetime(2026, 1, 1)
         ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
     ],
 )
-def test_a_table_of_other_types_is_refused(
-    run: Run, tmp_path: Path, change: dict[str, Any], why: str
-) -> None:
+def test_a_table_of_other_types_is_refused(run: Run, tmp_path: Path, change: Any, why: str) -> None:
     file = table(tmp_path / "completions_1.parquet", [with_id(0, 1.0, 1) | change])
     with pytest.raises(OutcomeError, match=why):
         take_logs(run, [file])
@@ -198,7 +198,7 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
 def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
     run: Run, tmp_path: Path
 ) -> None:
-    first, again = [own(f"id{k:04d}", 0.0) for k in range(5)], [own(f"id{k:04d}", 1.0) for k in range(5)]
+    first, again = ([own(f"id{k:04d}", reward) for k in range(5)] for reward in (0.0, 1.0))
     file = lines_of(tmp_path / "rank0.jsonl", [*first, {"attempt": 2}, *again])
     for _ in range(2):
         take_logs(run, [file])
@@ -234,9 +234,7 @@ def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_p
     ("text", "sentence"),
     [
         ('{"gc_id": "a"', "nothing there belongs to round 0: it has no rows"),
-        ('{"input": "a", "score": 1}\n', "line 1: gc_id is null, not a text"),
         (json.dumps(own("id0000", 1.0)) + '\n{"resume_from_step": "x"}\n', 'resume_from_step is "x", not a'),
-        ("[1]\n", "line 1 is broken: it is no JSON object"),
         ("{oh}\n", "line 1 is broken: it is no JSON"),
         (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
         (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),
@@ -259,7 +257,10 @@ def test_a_pipe_in_the_place_of_a_rounds_outcomes_is_refused(run: Run, tmp_path:
         take_logs(run, [lines_of(tmp_path / "1.jsonl", [own("id0000", 1.0)])])
 
 
-@given(st.lists(st.sampled_from("ab"), max_size=12), st.lists(st.sampled_from("ab"), max_size=12))
+ROWS_AS_TEXT = st.lists(st.sampled_from("ab"), max_size=12)
+
+
+@given(ROWS_AS_TEXT, ROWS_AS_TEXT)
 def test_what_two_tables_share_is_the_longest_end_that_is_a_beginning(
     before: list[str], rows: list[str]
 ) -> None:
@@ -277,12 +278,10 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
     assert "--reward-column x goes with" in refused("--reward-column", "x")
 
 
-@given(
-    rewards=st.lists(
-        st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=5, max_size=5
-    ),
-    cuts=st.lists(st.integers(0, 12), max_size=4),
-)
+REWARDS = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3)
+
+
+@given(rewards=st.lists(REWARDS, min_size=5, max_size=5), cuts=st.lists(st.integers(0, 12), max_size=4))
 def test_however_a_growing_log_is_taken_the_outcomes_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, rewards: list[list[float]], cuts: list[int]
 ) -> None:

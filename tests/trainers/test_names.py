@@ -9,8 +9,9 @@ from gaincurate.trainers.names import TRAINERS, with_part
 from gaincurate.trainers.profile import profiles
 
 
-def test_a_layout_is_listed_where_the_profile_has_it() -> None:
-    assert with_part("layout") == [name for name, profile in profiles().items() if profile.layout]
+def test_a_part_is_listed_where_the_profile_has_it() -> None:
+    for part in ("layout", "rules"):
+        assert with_part(part) == [name for name, profile in profiles().items() if getattr(profile, part)]
 
 
 @pytest.mark.parametrize(

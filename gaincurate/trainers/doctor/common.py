@@ -1,28 +1,29 @@
 """Rules that several trainers share, over the trainer's own keys, and a table of kinds of findings.
 
-A trainer's `rules.py` is a list of them. A rule takes settings and the facts of a run, and returns a
-finding or nothing. The functions marked with `rule` here take further parameters first: `must("a.b", True)`.
+A trainer's `RULES` are a list of them. A rule takes settings and the facts of a run, and yields findings. The
+functions marked with `rule` here take further parameters first: `begins("model.path")`.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
+from gaincurate.trainers.doctor.findings import Context, Finding, Mode, Rule, Severity
 from gaincurate.trainers.doctor.settings import Settings
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
 SEGMENT: tuple[Mode, ...] = ("segment",)
 LIVE: tuple[Mode, ...] = ("live",)
-Row = Callable[[Settings, Context], Found]
-"""A rule with one finding at most."""
+ROUND = ("data", "output", "round")
+"""The parts of a command that the driver fills in with something of the round's own."""
 Number = Callable[[Settings], float | None]
 P = ParamSpec("P")
+FOREVER = 1_000_000
+"""A period in steps that no round is as long as; trainers save the last step whatever the period."""
 _ORDER_LOST = "this changes their order, not which rows are trained"
 
 
@@ -84,17 +85,20 @@ def find(
     return Finding(name, severity or kind.severity, title, fix or {}, advice or kind.advice, source)
 
 
-def rule(check: Callable[Concatenate[Settings, Context, P], Found]) -> Callable[P, Row]:
+def rule(check: Callable[Concatenate[Settings, Context, P], Iterator[Finding]]) -> Callable[P, Rule]:
     """Makes a check with parameters a function of these alone, which returns the rule."""
 
     @wraps(check)
-    def with_parameters(*args: P.args, **more: P.kwargs) -> Row:
+    def with_parameters(*args: P.args, **more: P.kwargs) -> Rule:
         return lambda settings, context: check(settings, context, *args, **more)
 
     return with_parameters
 
 
+@rule
 def must(
+    settings: Settings,
+    context: Context,
     key: str,
     be: Any,
     why: str = "",
@@ -104,38 +108,28 @@ def must(
     modes: tuple[Mode, ...] = (),
     fix: dict[str, Any] | None = None,
     advice: str = "",
-) -> Row:
-    """A rule on one setting, the row of a trainer's table; the rest is its kind's.
+) -> Iterator[Finding]:
+    """A rule on one setting, the row of a trainer's table; what is not given is its kind's.
 
-    Args:
-        key: the setting.
-        be: its right value, or a function that takes a value and tells whether it is right. True and false
-            are compared as such; no value is as good as any other right one.
-        why: the consequence of a wrong value, the second half of a sentence.
-        name: of the finding.
-        severity: of the finding.
-        modes: in which the rule holds.
-        fix: settings that fix it. Default: the right value, if it is one.
-        advice: other ways to fix it.
+    `be` is the right value of the setting `key`, beside no value at all, or a function that tells whether a
+    value is right; True and false are compared as such. `why` is the consequence of a wrong value, the second
+    half of a sentence. `fix` has settings that fix it (default: the right value), and `advice` other ways.
     """
-    fix = fix if fix is not None else {} if callable(be) else {key: be}
-
-    def is_right(value: Any) -> bool:
-        if callable(be):
-            return bool(be(value))
-        return bool(value) == be if isinstance(be, bool) else value in (be, None, False)
-
-    def judge(settings: Settings, context: Context) -> Found:
-        if context.mode not in (modes or KINDS.get(name, Kind()).modes) or is_right(settings[key]):
-            return None
-        return find(settings, key, name, why, fix, advice, severity)
-
-    return judge
+    if context.mode not in (modes or KINDS.get(name, Kind()).modes):
+        return
+    value = settings[key]
+    if callable(be):
+        is_right, right = bool(be(value)), {}
+    else:
+        is_right = bool(value) == be if isinstance(be, bool) else value in (be, None, False)
+        right = {key: be}
+    if not is_right:
+        yield find(settings, key, name, why, right if fix is None else fix, advice, severity)
 
 
-def only(holds: Callable[[Settings, Context], Any], row: Row) -> Row:
+def only(holds: Callable[[Settings, Context], Any], row: Rule) -> Rule:
     """A rule that is asked only where `holds` is true."""
-    return lambda settings, context: row(settings, context) if holds(settings, context) else None
+    return lambda settings, context: row(settings, context) if holds(settings, context) else iter(())
 
 
 def above_zero(value: Any) -> bool:
@@ -154,14 +148,6 @@ def never(value: Any) -> bool:
 
 
 @rule
-def reads(settings: Settings, context: Context, key: str) -> Found:
-    """In segment mode the training set is the round's own file."""
-    if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
-        return None
-    return find(settings, key, "data", fix=_file(settings, key, "{data}"))
-
-
-@rule
 def rows(
     settings: Settings,
     context: Context,
@@ -170,52 +156,48 @@ def rows(
     export: str = "",
     form: str = "parquet",
     renamed: str = "",
-) -> Found:
-    """The training set is the round's file, and has the columns that the trainer `needs` beside the source's.
+    folder: str = "",
+) -> Iterator[Finding]:
+    """In segment mode the training set is the round's file, with the columns that the trainer `needs`.
 
     Where the round's own file would not do, or where its columns are not known, the fix is a file that
     `gaincurate export` writes, with these options. None is missing where `renamed`, a setting, says that the
-    trainer reads another column.
+    trainer reads another column. A trainer that reads a `folder` needs one, and this is how to make it.
     """
-    finding = reads(key)(settings, context)
+    if not context.segment:
+        return
+    place, file, advice = settings.place(key), "{output}/rows" if folder else "{data}", folder
     missing = [name for name in needs if name not in (context.columns or ())]
-    if not missing or (renamed and settings.known(renamed) not in (None, *needs)):
-        return finding
-    file = f"{{output}}/data.{form}"
-    fix = _file(settings, key, file)
-    command = f"gaincurate export {shlex.quote(context.folder)} {export} --out {file} --overwrite"
-    advice = f"at the head of the round's script: `{command}`"
-    if finding is not None:
-        return replace(finding, fix=fix, advice=advice)
-    if context.columns is None or not context.segment or not Settings.follows(settings.place(key), ("data",)):
-        return None
-    why = f"the rounds of this run have no {', '.join(missing)}, which the trainer reads"
-    return find(settings, key, "view", why, fix, advice)
-
-
-def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
-    """A fix that names one file, in a list where the setting has one."""
-    return {key: [path] if isinstance(settings.known(key), list) else path}
+    if renamed and settings.known(renamed) not in (None, *needs):
+        missing = []
+    if missing:
+        file = f"{{output}}/data.{form}"
+        command = f"gaincurate export {shlex.quote(context.folder)} {export} --out {file} --overwrite"
+        advice = f"at the head of the round's script: `{command}`"
+    fix = {key: [file] if isinstance(settings.known(key), list) else file}
+    if not Settings.follows(place, ROUND):
+        yield find(settings, key, "data", "", fix, advice)
+    elif missing and context.columns is not None and Settings.follows(place, ("data",)):
+        why = f"the rounds of this run have no {', '.join(missing)}, which the trainer reads"
+        yield find(settings, key, "view", why, fix, advice)
 
 
 @rule
-def begins(settings: Settings, context: Context, key: str) -> Found:
+def begins(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
     """In segment mode a round starts from the model of the last one."""
     value = settings.place(key) if context.segment and settings.is_given(key) else None
-    if not value or Settings.follows(value, ("checkpoint", "output", "round")):
-        return None
-    return find(settings, key, "base-model", fix={key: "{checkpoint}"})
+    if value and not Settings.follows(value, ("checkpoint", "output", "round")):
+        yield find(settings, key, "base-model", fix={key: "{checkpoint}"})
 
 
 @rule
-def output(settings: Settings, context: Context, key: str, below: str = "") -> Found:
+def output(settings: Settings, context: Context, key: str, below: str = "") -> Iterator[Finding]:
     """In segment mode the checkpoint of a round must lie in the round's own folder."""
-    if not context.segment or Settings.follows(settings.place(key), ("output",)):
-        return None
-    return find(settings, key, "output", fix={key: "{output}" + below})
+    if context.segment and not Settings.follows(settings.place(key), ("output",)):
+        yield find(settings, key, "output", fix={key: "{output}" + below})
 
 
-def shuffle_refused(key: str) -> tuple[Row, Row]:
+def shuffle_refused(key: str) -> tuple[Rule, Rule]:
     """The order of a round is the plan's; a live adapter that cannot bring its own refuses to begin."""
     stopped = "the adapter refuses to begin, because the order would not be the plan's"
     return (
@@ -224,25 +206,25 @@ def shuffle_refused(key: str) -> tuple[Row, Row]:
     )
 
 
-def always_shuffled(settings: Settings, context: Context) -> Finding:
+def always_shuffled(settings: Settings, context: Context) -> Iterator[Finding]:
     """A trainer shuffles with any settings."""
-    return Finding("shuffle", "order", f"rows are always shuffled, and no setting changes it; {_ORDER_LOST}")
+    yield Finding("shuffle", "order", f"rows are always shuffled, and no setting changes it; {_ORDER_LOST}")
 
 
-def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Row:
+def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Rule:
     """Code of the user's must report which prompt a reward belongs to."""
     row = must(keys[0], never, name="outcomes", fix=fix, advice=advice)
     return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
-def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", **more: Any) -> Row:
+def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", advice: str = "") -> Rule:
     """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
 
-    def unset(settings: Settings, context: Context) -> Found:
+    def unset(settings: Settings, context: Context) -> Iterator[Finding]:
         keys = [key for key in settings.below(prefix) if containing in key]
         fix = dict.fromkeys(sorted(key for key in keys if settings.given[key] is not None))
-        row = must(next(iter(fix), ""), never, why, name=name, fix=fix, **more)
-        return row(settings, context) if fix else None
+        for key in [*fix][:1]:
+            yield from must(key, never, why, name=name, fix=fix, advice=advice)(settings, context)
 
     return unset
 
@@ -256,7 +238,7 @@ def resumes(
     key: str = "",
     off: tuple[Any, ...] = (),
     fix: dict[str, Any] | None = None,
-) -> Found:
+) -> Iterator[Finding]:
     """A checkpoint of the last round brings its step counter and its place in another file back.
 
     `place` is the setting of the checkpoints' folder; one of the round's own has no such checkpoint. `model`
@@ -264,29 +246,28 @@ def resumes(
     one, and `off` are its values that do not. The fix is the first of them, or a folder of the round's own.
     """
     if not context.segment or (key and settings[key] in off):
-        return None
-    if Settings.follows(settings.place(place), ("output", "round")):
-        return None
-    advice = f"the next round begins with the weights: {model}={{checkpoint}}"
-    right = fix or ({key: off[0]} if key else {place: "{output}"})
-    return find(settings, (key, place) if key else place, "resume", "", right, advice)
+        return
+    if not Settings.follows(settings.place(place), ("output", "round")):
+        advice = f"the next round begins with the weights: {model}={{checkpoint}}"
+        right = fix or ({key: off[0]} if key else {place: "{output}"})
+        yield find(settings, (key, place) if key else place, "resume", "", right, advice)
 
 
 @rule
-def follows_run(settings: Settings, context: Context, key: str) -> Found:
+def follows_run(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
     """In live mode a setting names the run's folder for the adapter; a file there is no run."""
     value = str(settings.place(key) or "") if context.live else context.folder
-    if value and not value.endswith((".parquet", ".jsonl", ".json", ".arrow")):
-        return None
-    return find(settings, key, "no-run", fix={key: context.folder})
+    if not value or value.endswith((".parquet", ".jsonl", ".json", ".arrow")):
+        yield find(settings, key, "no-run", fix={key: context.folder})
 
 
 @rule
-def unplugged(settings: Settings, context: Context, key: str, fix: dict[str, Any], why: str) -> Found:
+def unplugged(
+    settings: Settings, context: Context, key: str, fix: dict[str, Any], why: str
+) -> Iterator[Finding]:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
-    if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
-        return None
-    return find(settings, key, "adapter-missing", why, fix)
+    if context.live and "gaincurate" not in str(settings[key]) and not (context.running and settings[key]):
+        yield find(settings, key, "adapter-missing", why, fix)
 
 
 @rule
@@ -298,7 +279,7 @@ def tail(
     factor: Number | None = None,
     mini: str = "",
     unless: str = "",
-) -> Found:
+) -> Iterator[Finding]:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
 
     The prompts a step are the key's value, or `per_step`; `factor` is the key's value for one of them. `mini`
@@ -306,7 +287,7 @@ def tail(
     """
     step, budget = int((per_step(settings) if per_step else settings.count(key)) or 0), context.budget
     if context.mode == "export" or budget is None or not step or budget % step == 0:
-        return None
+        return
     fits = largest_divisor(budget, step)
     fix = {key: fits * int((factor(settings) if factor else None) or 1)}
     least = settings.known(mini) if mini and not settings.known(unless) else None
@@ -314,7 +295,7 @@ def tail(
         fix[mini] = fits
     why = f"{step} prompts a step, but a round has {budget}: the last {budget % step} of each round are "
     why += "never trained, and report nothing"
-    return find(settings, key, "tail", why, fix, aligned(budget, step))
+    yield find(settings, key, "tail", why, fix, aligned(budget, step))
 
 
 def largest_divisor(number: int, most: int) -> int:
@@ -330,53 +311,56 @@ def aligned(budget: int, step: int) -> str:
 
 
 @rule
-def epochs(settings: Settings, context: Context, key: str) -> Found:
+def epochs(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
     """A round is one pass over its file; a live run has as many passes as rounds."""
     count, passes = settings.number(key), 1 if context.segment else context.rounds
-    if context.mode == "export" or count is None or passes is None or count == passes:
-        return None
+    if context.mode == "export" or count is None or passes in (None, count):
+        return
     why = f"the run has {passes} rounds, and a round is one pass here"
     if context.segment:
         why = f"each round would be trained {count:g} times, and report {count:g} times"
-    return find(settings, key, "epochs", why, {key: passes})
+    yield find(settings, key, "epochs", why, {key: passes})
 
 
-@rule
-def steps(
-    settings: Settings, context: Context, key: str, per_step: Number | str, *, more_is_fine: bool = False
-) -> Found:
+def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Rule:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
-    each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-    if context.budget is None or not each or context.budget % each:
-        return None  # the rule on the tail speaks of what is left
-    return length(key, int(context.budget // each), more_is_fine)(settings, context)
+
+    def each_round(settings: Settings, context: Context) -> int | None:
+        each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
+        return context.steps(each)
+
+    return length(key, each_round, more_is_fine)
 
 
 @rule
 def length(
-    settings: Settings, context: Context, key: str, each_round: int, more_is_fine: bool = False
-) -> Found:
+    settings: Settings,
+    context: Context,
+    key: str,
+    each_round: Callable[[Settings, Context], int | None],
+    more_is_fine: bool = False,
+) -> Iterator[Finding]:
     """A bound on the steps, against the steps of a round."""
-    most = settings.number(key)
-    if context.mode == "export" or most is None or most <= 0:
-        return None
-    wanted = each_round * ((context.rounds or 1) if context.live else 1)
-    if most == wanted or (more_is_fine and most > wanted):
-        return None
-    is_few, severity, what = most < wanted, Kind().severity, "the run" if context.live else "a round"
+    if context.mode == "export" or not (each := each_round(settings, context)):
+        return
+    most, wanted = settings.number(key), each * ((context.rounds or 1) if context.live else 1)
+    if most is None or most <= 0 or most == wanted or (more_is_fine and most > wanted):
+        return
+    is_few = most < wanted
+    what, few, many = "a round", "some rows are never trained", "rows are trained again"
     if context.live:
-        so = "the training ends before its last round" if is_few else "there are no rows for the rest"
-        severity = "cost" if is_few else severity  # a part of the run, which a resume can go on with
-    else:
-        so = "some rows are never trained" if is_few else "rows are trained again"
-    why = f"{what} has {wanted} steps, so {so}"
-    return find(settings, key, "max-steps", why, {key: wanted}, "", severity)
+        what, few = "the run", "the training ends before its last round"
+        many = "there are no rows for the rest"
+    why = f"{what} has {wanted} steps, so {few if is_few else many}"
+    # Too few train a part of the run, which a resume can go on with.
+    severity: Severity = "cost" if context.live and is_few else "wrong"
+    yield find(settings, key, "max-steps", why, {key: wanted}, "", severity)
 
 
 @rule
 def too_long(
     settings: Settings, context: Context, key: str, happens: str, below: Number | None = None
-) -> Found:
+) -> Iterator[Finding]:
     """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
 
     `happens` says what becomes of longer ones, `below` yields the tokens of the limit that are no prompt's.
@@ -384,9 +368,9 @@ def too_long(
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
     longest = context.longest
     if context.longer_than is None or longest is None or not value or longest <= value - less:
-        return None
+        return
     ids = context.longer_than(value - less)
     named = ", ".join(ids[:3]) + (" and so on" if len(ids) > 3 else "")
     why = f"{len(ids):,} prompts of the set are longer ({named}), and {happens}"
     advice = f"the longest has {longest:,} tokens; or leave them out: `gaincurate score --max-length`"
-    return find(settings, key, "too-long", why, {key: longest + less}, advice)
+    yield find(settings, key, "too-long", why, {key: longest + less}, advice)

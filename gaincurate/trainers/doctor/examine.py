@@ -7,10 +7,10 @@ arguments, tools, token ids. Parts that are not seen here, such as tools from a 
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -32,30 +32,25 @@ from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
-    Found,
     Mode,
     Rule,
     Style,
-    TrainerRules,
     ask,
     context_of,
     defaults_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
-from gaincurate.trainers.names import folder_of, with_part
-from gaincurate.trainers.profile import Profile, Rendering, one_of, profile_of
+from gaincurate.trainers.names import with_part
+from gaincurate.trainers.profile import Profile, Rendering, one_of, profiles
 
 _ROWS = 16  # prompts whose tokens are compared
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
-    """The facts of a run; `more` are other fields of the context.
+    """The facts of a run; `more` are other fields. Raises OutputError where its scored set has changed.
 
     Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
-
-    Raises:
-        OutputError: its scored set is not what it was.
     """
     try:
         data = run.data(run.round)
@@ -96,21 +91,14 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
         findings = [{**asdict(each), "write": written(self.style, each.fix)} for each in self.findings]
-        for finding in findings:
-            finding["mend"] = finding.pop("fix")
+        findings = [each | {"mend": each.pop("fix")} for each in findings]
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
         return {**facts, "findings": findings, "notes": self.notes}
 
 
-def trainer_named(name: str) -> TrainerRules:
-    """The rules of a trainer.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
-    module = f"gaincurate.trainers.{folder_of(one_of('--trainer', name, with_part('rules')))}.rules"
-    rules: TrainerRules = importlib.import_module(module).RULES
-    return rules
+def trainer_named(name: str) -> Profile:
+    """A trainer with rules; raises InputError where there is no such."""
+    return profiles()[one_of("--trainer", name, with_part("rules"))]
 
 
 def examine(
@@ -139,29 +127,27 @@ def examine(
             "--mode segment."
         )
     read = read_settings(sources, trainer.launches, command)
-    if run is not None:
-        opened = Run(run)
-        return judge(trainer, read, run_context(opened, mode), opened)
-    report = judge(trainer, read, Context(mode))
-    report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
+    opened = None if run is None else Run(run)
+    report = judge(trainer, read, run_context(opened, mode) if opened else Context(mode), opened)
+    if opened is None:
+        report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
     return report
 
 
-def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None = None) -> Report:
+def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None) -> Report:
     """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
-    shipped, profile = defaults_of(trainer.name), profile_of(trainer.name)
-    version = f"{trainer.name} {profile.version}"
-    is_whole = trainer.whole is not None and {key.split(".")[0] for key in shipped} <= read.sections
-    settings = Settings(read.given, trainer.whole or {} if is_whole else shipped, read.sources)
-    if additions(profile.rendering, settings, context):
+    shipped, version = defaults_of(trainer.name), f"{trainer.name} {trainer.version}"
+    is_whole = {key.split(".")[0] for key in shipped} <= read.sections
+    settings = Settings(read.given, (is_whole and trainer.whole) or shipped, read.sources)
+    if additions(trainer.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
-    modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
-    scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
-    context = replace(context, script=[*scripts, *modules, ""][0], shell=read.shell)
-    rules: list[Rule] = [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)]
+    started = [word for word in read.words if word.endswith(".py") and "=" not in word]
+    started += [module for flag, module in pairwise(read.words) if flag == "-m"]
+    context = replace(context, script=[*started, ""][0], shell=read.shell)
+    rules: list[Rule] = [*trainer.rules, partial(template_arguments, trainer), partial(tools, trainer)]
     findings, unjudged = ask(rules, settings, context)
-    if context.group_size is not None and profile.group_size is None:
-        title = f"the plans of this run give each prompt a group size, and {profile.name} has one for all"
+    if context.group_size is not None and trainer.group_size is None:
+        title = f"the plans of this run give each prompt a group size, and {trainer.name} has one for all"
         advice = "start a run without group_sizes, or train with verl or a loop of your own"
         findings.append(Finding("group-sizes", "wrong", title, advice=advice))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
@@ -183,98 +169,90 @@ def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None =
             "not in files"
         )
     if run is not None:
-        finding, note = compare_tokens(run, profile, settings, context)
-        findings += [finding] if finding else []
+        differing, note = compare_tokens(run, trainer, settings, context)
+        findings += differing
         notes.append(f"tokens: {note}")
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
-    style = trainer.style if read.words else ""
-    return Report(trainer.name, profile.version, context.mode, findings, notes, style)
+    style: Style = trainer.style if read.words else ""
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
 
 
 def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
     """Settings as the trainer's launch line has them; without a style as KEY=VALUE."""
-    return [_flag(style, key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
+
+    def flag(key: str, value: Any) -> str:
+        name = "--" + (key.replace("_", "-") if style == "dashes" else key)
+        is_switch = isinstance(value, bool) and style != "values"
+        if value is None or (is_switch and not value):
+            return f"without {name}"
+        words = value if isinstance(value, list) else [value]
+        return " ".join([name, *([] if is_switch else map(shown, words))])
+
+    return [flag(key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
 
-def _flag(style: Style, key: str, value: Any) -> str:
-    flag = "--" + (key.replace("_", "-") if style == "dashes" else key)
-    is_switch = isinstance(value, bool) and style != "values"
-    if value is None or (is_switch and not value):
-        return f"without {flag}"
-    words = value if isinstance(value, list) else [value]
-    return " ".join([flag, *([] if is_switch else map(shown, words))])
-
-
-def template_arguments(profile: Profile, settings: Settings, context: Context) -> Found:
+def template_arguments(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
     """The arguments of the chat template, where they are not those of the scored set."""
-    rendering = profile.rendering
+    rendering = trainer.rendering
     if context.scored is None or (rendering.code and not rendering.arguments):
-        return None
+        return
     scored = context.scored.get("segmentation", {}).get("template_kwargs") or {}
     wanted = {key: value for key, value in flat(scored).items() if value is not None}
     key, given = rendering.arguments, _arguments(rendering, settings) if rendering.arguments else {}
     if given == wanted:
-        return None
-    differing = {name for name in {**given, **wanted} if given.get(name) != wanted.get(name)}
+        return
+    differing = sorted(name for name in {**given, **wanted} if given.get(name) != wanted.get(name))
     fix: dict[str, Any] = {}
     if rendering.argument:
-        fix = {key: wanted.get(rendering.argument)} if differing == {rendering.argument} else {}
+        fix = {key: wanted.get(rendering.argument)} if differing == [rendering.argument] else {}
     elif key and "." not in key and not any(settings.below(f"{key}.")):
         fix = {key: _json(wanted)}
     elif key:
-        fix = {f"{key}.{name}": wanted.get(name) for name in sorted(differing)}
-    title = f"{key or f'{profile.name}, which takes none,'} gives the chat template {_json(given)}, but "
+        fix = {f"{key}.{name}": wanted.get(name) for name in differing}
+    title = f"{key or f'{trainer.name}, which takes none,'} gives the chat template {_json(given)}, but "
     title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
     advice = f"or score the set again with --template-kwargs '{_json(given)}'"
     source = settings.source(key, *settings.below(f"{key}."))
-    return Finding("template-arguments", "wrong", title, fix, advice, source)
+    yield Finding("template-arguments", "wrong", title, fix, advice, source)
 
 
 def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
-    """The arguments of the chat template by dotted name.
-
-    Raises:
-        NotKnown: a value that only a shell knows, or that is no mapping.
-    """
+    """The arguments of the chat template by dotted name; raises NotKnown for what is no mapping."""
     key = rendering.arguments
     value = settings[key]
     if rendering.argument:
         return {} if value is None else {rendering.argument: value}
-    text = value
     # JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon.
-    for form in (text, re.sub(r":(?=\S)", ": ", text)) if isinstance(text, str) else ():
-        try:
-            value = yaml_value(form)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and not any(":" in str(name) for name in value):
-            break
-        value = text
+    for form in (value, re.sub(r":(?=\S)", ": ", value)) if isinstance(value, str) else ():
+        with suppress(ValueError):
+            tree = yaml_value(form)
+            if isinstance(tree, dict) and not any(":" in str(name) for name in tree):
+                value = tree
+                break
     if not isinstance(value, dict | None):
-        raise NotKnown(key, shown(text), "which is no mapping")
+        raise NotKnown(key, shown(value), "which is no mapping")
     given = flat(value or {})
     given |= {below[len(key) + 1 :]: settings[below] for below in settings.below(f"{key}.")}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def tools(profile: Profile, settings: Settings, context: Context) -> Found:
+def tools(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
     """The tools of a row, where the trainer does not render those that were scored."""
     if context.scored is None:
-        return None
-    rendering, column = profile.rendering, context.scored["source"].get("tools_column")
+        return
+    rendering, column = trainer.rendering, context.scored["source"].get("tools_column")
     why, key = f"prompts were scored with the tools of column {column!r}", rendering.row_tools
     if column and not (key or rendering.code or additions(rendering, settings, context)):
         advice = "score the set again with --tools-column none, or with the tools that the trainer's "
         advice += "configuration gives to all rows"
-        why += f", and {profile.name} renders no tools of a row"
-        return Finding("tools", "wrong", why, advice=advice)
-    if key and column and settings[key] not in ("tools", column):
-        return find(settings, key, "tools", why, {key: "tools"})
-    if key and not column and settings[key] in list(context.columns or ()):  # it may be a list itself
+        why += f", and {trainer.name} renders no tools of a row"
+        yield Finding("tools", "wrong", why, advice=advice)
+    elif key and column and settings[key] not in ("tools", column):
+        yield find(settings, key, "tools", why, {key: "tools"})
+    elif key and not column and settings[key] in list(context.columns or ()):  # it may be a list itself
         why = "the rows have that column, and prompts were scored without tools"
         advice = f"or score the set again with --tools-column {settings[key]}"
-        return find(settings, key, "tools", why, {key: "none"}, advice)
-    return None
+        yield find(settings, key, "tools", why, {key: "none"}, advice)
 
 
 def additions(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
@@ -289,30 +267,31 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Context) -> tuple[Found, str]:
+def compare_tokens(
+    run: Run, trainer: Profile, settings: Settings, context: Context
+) -> tuple[list[Finding], str]:
     """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
 
-    Returns:
-        A finding on the first prompt that differs, and a note on the comparison, or why there was none.
+    Returns a finding on the first prompt that differs, and a note on the comparison, or why there was none.
     """
-    rendering, model, round_ = profile.rendering, run.config.model, run.round
-    try:
-        unknown = additions(rendering, settings, context)
+    rendering, model, round_ = trainer.rendering, run.config.model, run.round
+    differing, unknown = ask(
+        (partial(template_arguments, trainer), partial(tools, trainer)), settings, context
+    )
+    if not unknown:
+        unknown += additions(rendering, settings, context)
         unknown += [f"{rendering.code} renders the prompts"] if rendering.code else []
-        if template_arguments(profile, settings, context) or tools(profile, settings, context):
-            unknown.append("the trainer renders other prompts than were scored")
-    except NotKnown as problem:
-        unknown = [str(problem)]
+        unknown += ["the trainer renders other prompts than were scored"] if differing else []
     unknown += ["the run has no round yet"] if round_ < 0 else []
     unknown += ["--without-system leaves out a part of the scored prompt"] if run.config.bare else []
     if model is None or not Path(model).is_dir():
         unknown.append(f"the model {model or ''} is no folder on this machine")
     if unknown or model is None:
-        return None, f"not compared: {'; '.join(unknown)}"
+        return [], f"not compared: {'; '.join(unknown)}"
     table = read_rows(run.data(round_)).slice(0, _ROWS)
     ids: list[Any] = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
     if not all(isinstance(each, str) for each in ids) or set(ids) != set(run.ids(round_)[: len(ids)]):
-        return None, f"not compared: {run.data(round_)} has other prompts than the plan"
+        return [], f"not compared: {run.data(round_)} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
     arguments = identity.get("segmentation", {}).get("template_kwargs") or {}
     names, counts = (rows.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
@@ -342,22 +321,19 @@ def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Cont
             if len(trained) != count:
                 how = f"is {len(trained)} tokens, but was scored as {count}"
             title = f"by the chat template of {model} the prompt of {gc_id} {how}"
-            return _differs(profile, title, keeps and has_nulls([messages, given])), f"{gc_id} differs"
+            name, so = "tokens", ": the trainer would read something else than was scored"
+            advice = "score the set again with this model's tokenizer, or train with the one that scored it"
+            if keeps and has_nulls([messages, given]):
+                name, advice = "nulls", "store tool calls and tools as JSON text"
+                so = f": {trainer.name} renders null for each key of tools that only other rows have"
+                if rendering.nulls != "all":
+                    lines = "export the rounds as lines of JSON: `gaincurate export RUN --trainer "
+                    advice = f"{lines}{trainer.name}`, or {advice}"
+            return [Finding(name, "wrong", title + so, advice=advice)], f"{gc_id} differs"
     except BaseException as error:  # a template is a program, a file may be broken
         if not is_failure(error):
             raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        return None, f"not compared: {model} cannot render them ({why})"
+        return [], f"not compared: {model} cannot render them ({why})"
     unseen = f"; tools that {context.script} adds are not seen" if context.script.endswith(".py") else ""
-    return None, f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"
-
-
-def _differs(profile: Profile, title: str, nulls: bool) -> Finding:
-    if nulls:
-        title += f": {profile.name} renders null for each key of tools that only other rows have"
-        lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {profile.name}`, or "
-        advice = f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
-        return Finding("nulls", "wrong", title, advice=advice)
-    title += ": the trainer would read something else than was scored"
-    advice = "score the set again with this model's tokenizer, or train with the one that scored it"
-    return Finding("tokens", "wrong", title, advice=advice)
+    return [], f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"

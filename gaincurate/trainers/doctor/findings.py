@@ -19,6 +19,9 @@ from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
 Style = Literal["", "values", "switches", "dashes"]
+"""A setting in a launch line: "" is key=value; `values` --key value, also true and false; `switches` --key
+alone for true; `dashes` the same with - for _.
+"""
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -77,6 +80,12 @@ class Context:
         """One long process, with our adapter in it."""
         return self.mode == "live"
 
+    def steps(self, prompts: float | None) -> int | None:
+        """The steps of a round with so many prompts each; None unless they fill it (see `tail`)."""
+        if not self.budget or not prompts or self.budget % prompts:
+            return None
+        return int(self.budget // prompts)
+
 
 def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     """The context that a run's options give; `more` are other fields of it."""
@@ -88,32 +97,14 @@ def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 
 
-Found = Finding | None
-Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
-_FACTS: dict[str, dict[str, Any]] = json_file(Path(__file__).parent.with_name("defaults.json"))
+Rule = Callable[[Settings, Context], Iterator[Finding]]
+_FACTS: dict[str, dict[str, dict[str, Any]]] = json_file(Path(__file__).parent.with_name("defaults.json"))
 """By trainer, the facts that `tests/trainer_defaults.py` reads from the trainers' sources."""
 
 
 def defaults_of(trainer: str) -> dict[str, Any]:
     """The defaults of a trainer's settings, by dotted key, of those that its rules read."""
-    defaults: dict[str, Any] = _FACTS[trainer]["defaults"]
-    return defaults
-
-
-@dataclass(frozen=True)
-class TrainerRules:
-    """How one trainer is set, and the rules on its settings: the `RULES` of its folder.
-
-    Its launch line writes a setting by `style`: "" key=value; `values` --key value, also true and false;
-    `switches` --key alone for true; `dashes` the same with - for _.
-    """
-
-    name: str  # as in `gaincurate.trainers.profile`
-    launches: tuple[str, ...]  # words that mark a launch line of it
-    rules: tuple[Rule, ...]  # in the order in which their findings are listed
-    style: Style = ""
-    live: bool = False  # whether it can be steered in one long process
-    whole: Mapping[str, Any] | None = None  # in place of `defaults_of` for a file with all sections of them
+    return _FACTS[trainer]["defaults"]
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
@@ -122,19 +113,14 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
     unknown: list[str] = []
     for rule in rules:
         try:
-            answer = rule(settings, context)
-            findings += [answer] if isinstance(answer, Finding) else answer or ()
+            findings += rule(settings, context)
         except NotKnown as error:
             unknown.append(str(error))
     return findings, list(dict.fromkeys(unknown))
 
 
 def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
-    """Refuse all findings that break the schedule at once.
-
-    Args:
-        findings: of which some may break it.
-        write: takes a value, yields it as the trainer's settings have it.
+    """Refuse all findings that break the schedule at once; `write` shows a value as the trainer's settings.
 
     Raises:
         InputError: a sentence for each that does, with the settings that fix it.
@@ -143,12 +129,11 @@ def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> 
     sentences = []
     for finding in breaking:
         settings = ", ".join(f"{key}={write(value)}" for key, value in finding.fix.items())
-        advice = finding.advice.removeprefix("or ")
-        if settings and advice != finding.advice:
-            steps = [f"Set {settings}, or {advice}"]
-        else:
-            steps = [f"Set {settings}"] if settings else []
-            steps += [advice[0].upper() + advice[1:]] if advice else []
+        steps, advice = [f"Set {settings}"] if settings else [], finding.advice.removeprefix("or ")
+        if steps and advice != finding.advice:
+            steps = [f"{steps[0]}, or {advice}"]
+        elif advice:
+            steps.append(advice[0].upper() + advice[1:])
         sentences.append(". ".join([finding.title, *steps]) + ".")
     if breaking:
         raise InputError("\n".join(sentences), findings=[finding.name for finding in breaking])

@@ -47,6 +47,10 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     ".json": ("JSON", json_value),
     ".toml": ("TOML", toml_value),
 }
+_MISSING = (
+    "{}, which is not here: what it sets is taken as the trainer's default; give it with one more --config "
+    "before this one"
+)
 COMMAND = "command line"
 """The source of flags."""
 
@@ -65,15 +69,10 @@ class Read:
 
 
 def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
-    """Read configuration files, scripts and flags.
+    """Read files and scripts (`-` is YAML on standard input), and over them a command or its flags alone.
 
-    Args:
-        sources: paths; `-` is YAML on standard input.
-        markers: names of the trainer's entry points.
-        command: words of a command, or its flags alone.
-
-    Raises:
-        InputError: a file is missing, or has no settings.
+    `markers` are names of the trainer's entry points. Raises InputError where a file is missing or has no
+    settings.
     """
     read = Read()
     for source in sources:
@@ -84,23 +83,22 @@ def read_settings(sources: Sequence[str], markers: Sequence[str], command: Seque
 
 
 def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
-    text = _text(source)
-    if source != "-" and Path(source).suffix.lower() not in _KINDS:
-        try:
-            script = read_script(text, markers)
-        except ValueError as error:
-            why = str(error).lower()
-            raise InputError(f"--config {source}: the script cannot be read: {why}.") from error
-        script.notes = [f"{source}: {note}" for note in script.notes]
-        _merge(source, script, markers, read)
-        read.shell += text
+    if source == "-" or Path(source).suffix.lower() in _KINDS:
+        notes = len(read.notes)
+        if not (tree := _inherited(source, read, ())):
+            raise InputError(f"--config {source}: there is no setting in it.")
+        read.sections |= set(tree) if len(read.notes) == notes else set()
+        read.given |= flat(tree)
         return
-    if not (tree := _parsed(source, text)):
-        raise InputError(f"--config {source}: there is no setting in it.")
-    notes = len(read.notes)
-    tree = _inherited(source, tree, read, ())
-    read.sections |= set(tree) if len(read.notes) == notes else set()
-    read.given |= flat(tree)
+    text = _text(source)
+    try:
+        script = read_script(text, markers)
+    except ValueError as error:
+        why = str(error).lower()
+        raise InputError(f"--config {source}: the script cannot be read: {why}.") from error
+    script.notes = [f"{source}: {note}" for note in script.notes]
+    _merge(source, script, markers, read)
+    read.shell += text
 
 
 def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> None:
@@ -120,24 +118,16 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> No
         if path is not None:
             _read_file(str(path), markers, read)
         else:
-            read.notes.append(_missing(f"the launch line names {file}"))
+            read.notes.append(_MISSING.format(f"the launch line names {file}"))
     read.given |= command.given
     read.sources |= dict.fromkeys(command.given, source)
     read.words += command.words
 
 
-def _missing(names: str) -> str:
-    return (
-        f"{names}, which is not here: what it sets is taken as the trainer's default; give it with one more "
-        "--config before this one"
-    )
-
-
 def read_script(text: str, markers: Sequence[str]) -> Read:
     """The settings of the trainer's command in a script, or of all commands where none is the trainer's.
 
-    Raises:
-        ValueError: a quote has no end, or a variable is too long.
+    Raises ValueError where a quote has no end, or a variable is too long.
     """
     skipped: list[str] = []
     read = launched(list(_commands(text, skipped)), markers)
@@ -207,9 +197,7 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
 def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
     """A script's commands as words, with the variables filled in that were assigned before.
 
-    Args:
-        text: the script.
-        skipped: takes the words that begin a part that is not read.
+    `skipped` takes the words that begin a part that is not read.
     """
     variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array's are several
     words, array, depth = list[str](), list[str](), 0
@@ -295,19 +283,30 @@ def _tokens(text: str) -> list[str]:
     return list(lexer)
 
 
-def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
+def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any]:
     """A file's tree over those that its `defaults` name as NeMo-RL does: YAML files, from its own folder."""
+    name, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
+    text = _text(source)
+    try:
+        tree = parse(text)
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"--config {source}: this is no {name}: {why}.", path=source) from error
+    if not isinstance(tree, dict):
+        raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
     named = tree.pop("defaults", None)
-    parents = [str(name) for name in (named if isinstance(named, list) else [named])]
+    parents = [str(parent) for parent in (named if isinstance(named, list) else [named])]
     whole: dict[str, Any] = {}
-    for name in (name for name in parents if name.endswith((".yaml", ".yml"))):  # else they are Hydra's
-        path = os.path.normpath(Path(source).parent / name)
+    for parent in (
+        parent for parent in parents if parent.endswith((".yaml", ".yml"))
+    ):  # else they are Hydra's
+        path = os.path.normpath(Path(source).parent / parent)
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
         if Path(path).is_file():
-            whole = _over(whole, _inherited(path, _parsed(path, _text(path)), read, (*below, path)))
+            whole = _over(whole, _inherited(path, read, (*below, path)))
         else:
-            read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
+            read.notes.append(_MISSING.format(f"the `defaults` of {source} name {parent}"))
     read.sources |= dict.fromkeys(flat(tree), source)
     return _over(whole, tree)
 
@@ -317,7 +316,7 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in tree.items():
         if isinstance(value, dict):
-            there = {} if value.get("_override_") else merged.get(key)
+            there = merged.get(key) if not value.get("_override_") else {}
             value = {name: part for name, part in value.items() if name != "_override_"}
             value = _over(there, value) if isinstance(there, dict) else value
         merged[key] = value
@@ -333,15 +332,3 @@ def _text(source: str) -> str:
     except (OSError, ValueError) as error:
         why = reason_of(error) if isinstance(error, OSError) else str(error)
         raise InputError(f"--config {source}: it cannot be read: {why}.", path=source) from error
-
-
-def _parsed(source: str, text: str) -> dict[str, Any]:
-    name, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
-    try:
-        tree = parse(text)
-    except ValueError as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"--config {source}: this is no {name}: {why}.", path=source) from error
-    if not isinstance(tree, dict):
-        raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
-    return tree

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gaincurate.schedule.driver import NAMES
@@ -52,15 +53,13 @@ def scalar(text: str) -> Any:
     if word in _WORDS:
         return _WORDS[word]
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(word)
-        except ValueError:
-            continue
-    if word.startswith("[") and word.endswith("]"):
-        inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
-        # No setting that the rules read has lists in lists.
-        return [part if part.startswith("[") else scalar(part) for part in inner if part]
-    return text
+    if not (word.startswith("[") and word.endswith("]")):
+        return text
+    inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
+    # No setting that the rules read has lists in lists.
+    return [part if part.startswith("[") else scalar(part) for part in inner if part]
 
 
 def shown(value: Any) -> str:
@@ -71,12 +70,9 @@ def shown(value: Any) -> str:
 
 
 class Settings:
-    """The settings that a trainer would run with.
+    """The settings that a trainer would run with: `given` values by dotted key, over its `defaults`.
 
-    Args:
-        given: values by dotted key.
-        defaults: the trainer's values of all other keys.
-        sources: the file of each given key, or the command line.
+    `sources` has the file of each given key, or the command line.
     """
 
     def __init__(
@@ -88,11 +84,7 @@ class Settings:
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a key; None where neither the settings nor the defaults have it.
-
-        Raises:
-            NotKnown: it is only known when the trainer runs.
-        """
+        """The value of a key, or None; raises NotKnown where it is only known when the trainer runs."""
         value = self._resolved(normal(key), _DEPTH)
         if isinstance(value, str) and "$" in value and not self.follows(value):
             raise NotKnown(key, value)
@@ -123,9 +115,8 @@ class Settings:
     def place(self, key: str) -> Any:
         """A path, or the first of several; a variable that no round fills in counts as fixed text.
 
-        Raises:
-            NotKnown: it may change with the round: a positional argument of the script, or a variable with
-                a name that the driver fills in.
+        Raises NotKnown where it may change with the round: a positional argument of the script, or a variable
+        with a name that the driver fills in.
         """
         value = self._resolved(normal(key), _DEPTH)
         value = value[0] if isinstance(value, list) and value else value
@@ -133,19 +124,16 @@ class Settings:
             raise NotKnown(key, value)
         return value
 
-    def known(self, key: str) -> Any:
-        """A key's value, or None where it is only known when it runs."""
+    def known(self, key: str, unknown: Any = None) -> Any:
+        """A key's value, or `unknown` where it is only known when it runs."""
         try:
             return self[key]
         except NotKnown:
-            return None
+            return unknown
 
     def is_set(self, key: str) -> bool:
         """Whether a key has a value other than false or nothing, known or not."""
-        try:
-            return bool(self[key])
-        except NotKnown:
-            return True
+        return bool(self.known(key, unknown=True))
 
     def is_given(self, key: str) -> bool:
         """Whether the settings have a value for a key, so that its default does not hold."""

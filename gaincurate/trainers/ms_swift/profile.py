@@ -1,17 +1,34 @@
-"""ms-swift: its columns, the settings that make it read a file, its prompts and checkpoints."""
+"""ms-swift: its columns, the settings that make it read a file, and rules on `swift rlhf --rlhf_type grpo`.
+
+Its trainer is a subclass of TRL's with TRL's names for the batch, so TRL's arithmetic holds.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import ALWAYS, must
 from gaincurate.trainers.profile import Launch, Profile, words
+from gaincurate.trainers.trl import profile as trl
 
-
-def _launch(path: Path, view: View) -> Launch:
-    hint = "a reward function gets the id as the keyword gc_id, and the answer as solution"
-    return Launch("flags", ["--dataset", str(path), "--dataset_shuffle", "false"], [hint])
-
+RULES = (
+    common.rows("dataset", ("messages",), "--trainer ms-swift", "jsonl"),
+    common.begins("model"),
+    must("dataset_shuffle", False, name="shuffle"),
+    trl.tail,
+    trl.passes,
+    trl.length,
+    common.too_long("max_length", "they are cut from the left, or with truncation_strategy delete another "
+        "row is trained in their place"),
+    must("dynamic_sample", False, name="dynamic-sampling", modes=ALWAYS),
+    must("resume_from_checkpoint", None, name="resume"),
+    common.reports(("external_plugins",), {"external_plugins": "reward.py"},
+        "with a reward in swift.rewards.orms that is given gc_id and appends to {outcomes}"),
+    common.output("output_dir"),
+    must("add_version", False, "the checkpoint lies one folder deeper (vN-DATE) than the run looks",
+        name="output", severity="stops", modes=common.SEGMENT),
+    must("tuner_type", "full", name="adapter"),
+    must("beta", 0.0, name="reference"),
+)  # fmt: skip
 
 PROFILE = Profile(
     name="ms-swift",
@@ -24,5 +41,12 @@ PROFILE = Profile(
     ),
     suffixes=(".jsonl", ".parquet"),
     columns=lambda view: {"messages": view.messages(), **view.answers("solution")},
-    launch=_launch,
+    launch=lambda path, view: Launch(
+        "flags",
+        ["--dataset", str(path), "--dataset_shuffle", "false"],
+        ["a reward function gets the id as the keyword gc_id, and the answer as solution"],
+    ),
+    rules=RULES,
+    launches=("swift", "rlhf.py"),
+    style="values",
 )

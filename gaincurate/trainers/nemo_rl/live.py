@@ -103,7 +103,7 @@ class RunBatches:
             raise InputError(
                 f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
             )
-        # NeMo-RL gives a custom dataloader its loaders and no settings, so `rules.py` cannot be asked here.
+        # NeMo-RL gives a custom dataloader its loaders and no settings, so the rules cannot be asked here.
         for task, loader in dataloaders.items():
             ids = _ids(loader.dataset.dataset, self.data)
             self.places |= {gc_id: (task, place) for place, gc_id in enumerate(ids)}

@@ -1,11 +1,111 @@
-"""NeMo-RL: its columns, the settings that make it read a file, its prompts and checkpoints."""
+"""NeMo-RL: its columns, the settings that make it read a file, rules on settings, checkpoints.
+
+Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with where no other is named.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gaincurate.trainers.columns import View
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import ALWAYS, find, must, never, only
+from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, system_file
+
+LIVE: dict[str, Any] = {
+    "data.use_multiple_dataloader": True,
+    "data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch",
+}
+"""The settings by which the trainer finds the live adapter."""
+
+_PARTS = "data.num_prompts_per_dataloader"
+_SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model", "code_jaccard", "vlm")
+"""Environments of the trainer's own registry that see a prompt's text and answer alone."""
+
+
+def data(settings: Settings, context: Context) -> Iterator[Finding]:
+    """In segment mode the training set is the round's own file, alone, with the trainer's columns."""
+    key = "data.train.data_path"
+    listed = [name for name in settings.below("data.train.") if name.split(".")[2].isdigit()]
+    paths = {settings.place(f"data.train.{name.split('.')[2]}.data_path") for name in listed}
+    if paths and all(Settings.follows(path, common.ROUND) for path in paths):
+        return
+    columns = ("input", "output"), "--trainer nemo-rl", "jsonl"
+    for finding in common.rows(key, *columns, renamed="data.train.input_key")(settings, context):
+        fix = {"data.train.dataset_name": "ResponseDataset", key: "{output}/data.jsonl"}
+        is_view = finding.name == "view"
+        yield finding if is_view else replace(finding, fix={**dict.fromkeys(listed), **fix})
+
+
+def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
+    """A rule on a setting of every training set, which stands in `data.default` for all at once."""
+
+    def rule(settings: Settings, context: Context) -> Iterator[Finding]:
+        shared = f"data.default.{setting}"
+        own = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
+        for key in own or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
+            fix = {key: "mine"} if callable(be) else None  # an environment has the name that you register
+            yield from must(key, be, why, fix=fix, **more)(settings, context)
+
+    return rule
+
+
+def weights(settings: Settings, context: Context) -> Iterator[Finding]:
+    """A round must leave complete weights, which scoring and the next round need."""
+    form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
+    megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
+    if not context.segment or "examples/converters" in context.shell:
+        return
+    fix: dict[str, Any] = {form: "safetensors", whole: True}
+    advice = "or a converter of examples/converters as the last step of the round's script"
+    if settings[megatron]:
+        yield find(settings, megatron, "weights", "", {megatron: False, dtensor: True, **fix}, advice)
+    elif settings[form] != "safetensors" or not settings[whole]:
+        yield find(settings, (form, whole), "weights", "", fix, advice)
+
+
+RULES = (
+    data,
+    common.unplugged("data.custom_dataloader", LIVE,
+        "the loader reads the file in its own order, whatever the schedule plans"),
+    common.begins("policy.model_name"),
+    common.resumes("checkpointing.checkpoint_dir", "policy.model_name"),
+    only(lambda settings, _: settings[_PARTS] != settings["grpo.num_prompts_per_step"],
+        must(_PARTS, never, "the adapter hands out whole steps of grpo.num_prompts_per_step",
+        name="parts", severity="stops", modes=common.LIVE, fix={_PARTS: "${grpo.num_prompts_per_step}"})),
+    only(lambda settings, _: "gaincurate" in str(settings["data.custom_dataloader"]),
+        must("data.use_multiple_dataloader", True, "data.custom_dataloader is not asked, so nothing "
+        "follows the schedule", name="adapter-missing", modes=common.LIVE)),
+    _each("split_validation_size", 0, "this share of a round is used for validation, and never reports",
+        name="split", modes=ALWAYS),
+    _each("prompt_file", None, name="prompt-file"),
+    _each("system_prompt_file", None, name="prompt-file"),
+    common.tail("grpo.num_prompts_per_step"),
+    common.too_long("data.max_input_seq_length", "they are cut to a few tokens and left out of the loss",
+        lambda _: 1),
+    only(lambda _, context: not context.live,  # live, a round is a number of steps
+        common.epochs("grpo.max_num_epochs")),
+    common.steps("grpo.max_num_steps", "grpo.num_prompts_per_step", more_is_fine=True),
+    weights,
+    # LoRA checkpoints hold an adapter, of the backend that is on.
+    only(lambda settings, _: settings["policy.dtensor_cfg.enabled"] is not False,
+        must("policy.dtensor_cfg.lora_cfg.enabled", False, name="adapter")),
+    only(lambda settings, _: settings["policy.megatron_cfg.enabled"] is not False,
+        must("policy.megatron_cfg.peft.enabled", False, name="adapter")),
+    must("data.shuffle", False, name="shuffle", modes=("segment", "export")),
+    _each("env_name", lambda value: value not in _SHIPPED, name="outcomes", modes=common.RUNS,
+        advice="an environment of your own whose step() appends a line to {outcomes} knows the row"),
+    must("loss_fn.reference_policy_kl_penalty", 0, name="reference"),
+    must("grpo.use_dynamic_sampling", False, name="dynamic-sampling"),
+    must("checkpointing.enabled", True, name="no-checkpoint"),
+    must("grpo.async_grpo.enabled", False, "asynchronous GRPO takes no custom dataloader", name="async",
+        severity="stops", modes=common.LIVE),
+)  # fmt: skip
 
 _CONVERT = (
     "uv run {0} examples/converters/convert_{1}_to_hf.py --config {{checkpoint}}/config.yaml "
@@ -17,24 +117,18 @@ _MEGATRON = _CONVERT.format("--extra mcore python", "megatron", "/iter_0000000")
 
 def _launch(path: Path, view: View) -> Launch:
     system = "null" if view.system is None else hydra_value(system_file(path))
-    flags = [
-        "++data.train.dataset_name=ResponseDataset",
-        f"++data.train.data_path={hydra_value(path)}",
-        "++data.train.input_key=input",
-        "++data.train.output_key=output",
-        "++data.train.split_validation_size=0",
-        "++data.default.prompt_file=null",
-        f"++data.default.system_prompt_file={system}",
-        "++data.default.processor=math_hf_data_processor",
-        "++data.shuffle=false",
-    ]
+    train = ["dataset_name=ResponseDataset", f"data_path={hydra_value(path)}", "input_key=input"]
+    train += ["output_key=output", "split_validation_size=0"]
+    default = ["prompt_file=null", f"system_prompt_file={system}", "processor=math_hf_data_processor"]
+    flags = [f"++data.train.{setting}" for setting in train]
+    flags += [f"++data.default.{setting}" for setting in default]
     hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for "
     hint += "an environment of your own that reports outcomes"
-    return Launch("flags", flags, [hint])
+    return Launch("flags", [*flags, "++data.shuffle=false"], [hint])
 
 
 def _renamed(path: Path, step: int) -> str | None:
-    """NeMo-RL: a checkpoint gets its name when it is complete."""
+    """A checkpoint gets its name when it is complete."""
     name = path.name.removeprefix("tmp_")
     return None if name == path.name else f"{path} is not finished: it is not yet renamed to {name}"
 
@@ -51,17 +145,21 @@ PROFILE = Profile(
     layout=Layout(
         folders=("step_*", "tmp_step_*"),
         step=r"(?:tmp_)?step_(\d+)",
-        marker="`tmp_step_N` was renamed to `step_N`",
         unfinished=_renamed,
         weights=("policy/weights/model/consolidated", "hf"),
         setting="checkpointing.model_save_format=safetensors checkpointing.save_consolidated=true",
         adapters=("policy/weights/model",),
         sharded=(
             Sharded("policy/weights/iter_*", _MEGATRON),
-            Sharded("policy/weights/.metadata", _DCP),
-            Sharded("policy/weights/model/.metadata", _DCP),
-            Sharded("policy/weights/model/shard-*", _DCP),
+            *(
+                Sharded(f"policy/weights/{f}", _DCP)
+                for f in (".metadata", "model/.metadata", "model/shard-*")
+            ),
         ),
         tokenizer="policy/tokenizer",
     ),
+    rules=RULES,
+    launches=("run_grpo",),
+    live=True,
+    whole={"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000},  # of the code itself
 )

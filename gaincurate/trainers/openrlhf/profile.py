@@ -1,33 +1,88 @@
-"""OpenRLHF: its columns, the settings that make it read a file, its prompts and checkpoints."""
+"""OpenRLHF (`openrlhf.cli.train_ppo_ray`): columns, settings that make it read a file, rules, checkpoints."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
-from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import View
-from gaincurate.trainers.markers import number_in, tokenizer_unfinished
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import ALWAYS, find, is_set, must
+from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
+
+_ALL = 100_000_000
+_MANY = 10_000  # prompts: nobody means a round of so many
+
+
+def subset(settings: Settings, context: Context) -> Iterator[Finding]:
+    """The file is read up to a number of rows."""
+    key = "data.max_samples"
+    most = settings.number(key)
+    if most is not None and most < (context.budget or (_MANY if context.segment else _ALL)):
+        yield find(settings, key, "subset", "rows behind it are left out", {key: _ALL})
+
+
+def tail(settings: Settings, context: Context) -> Iterator[Finding]:
+    """The last samples of a round that do not fill a training batch are dropped."""
+    each = settings.count("rollout.n_samples_per_prompt") or 1
+    batch, budget = settings.count("train.batch_size") or 0, context.budget
+    if context.mode == "export" or budget is None or not batch:
+        return
+    taken = settings.count("rollout.batch_size") or budget
+    left = (budget % taken or min(taken, budget)) * each % batch
+    if left:
+        step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
+        why = f"the last {left} of a round's {budget * each} samples fill no training batch and are dropped"
+        size = common.largest_divisor(budget * each, batch)
+        fix = {"train.batch_size": size, "rollout.batch_size": budget}
+        advice = "" if taken % step else common.aligned(budget, step)
+        yield find(settings, "train.batch_size", "tail", why, fix, advice)
+
+
+RULES = (
+    common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl", renamed="data.label_key"),
+    common.begins("actor.model_name_or_path"),
+    must("ckpt.load_enable", False, name="resume",
+        advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}"),
+    must("data.label_key", is_set, "of a row only prompt, label and datasource are kept, and the reward "
+        "function is given the label alone: without it gc_id does not come back", name="label",
+        modes=ALWAYS, fix={"data.label_key": "label"},
+        advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
+    subset,
+    tail,
+    common.too_long("data.max_len", "they are cut, so they are not what was scored",
+        lambda settings: settings.number("rollout.max_new_tokens") or 1),
+    common.epochs("train.num_episodes"),
+    common.reports(("reward.remote_url", "train.agent_func_path"), {"reward.remote_url": "reward.py"},
+        "a function reward_func that appends a line to {outcomes} for the label's gc_id"),
+    common.output("ckpt.output_dir"),
+    must("ds.lora.rank", 0, name="adapter"),
+    common.always_shuffled,
+    must("actor.lr_scheduler", lambda value: value == "constant", name="learning-rate",
+        fix={"actor.lr_scheduler": "constant", "actor.lr_warmup_ratio": 0.0}),
+    must("algo.kl.init_coef", 0, name="reference"),
+    must("data.apply_chat_template", True, name="template"),
+    must("data.input_key", "prompt", name="prompt-key"),
+    must("algo.dynamic_filtering_enable", False, name="dynamic-sampling"),
+)  # fmt: skip
 
 
 def _launch(path: Path, view: View) -> Launch:
     flags = ["--data.prompt_dataset", str(path), "--data.prompt_split", "train"]
     flags += ["--data.input_key", "prompt", "--data.apply_chat_template"]
     flags += ["--data.label_key", "label"] if "label" in view.columns else []
-    hints = [SHUFFLES.format("OpenRLHF")]
-    if view.id_in_answer:
-        hints.append(f'a label is JSON: {{"{ID}": ..., "answer": ...}}')
-    return Launch("flags", flags, hints)
+    label = ['a label is JSON: {"gc_id": ..., "answer": ...}'] if view.id_in_answer else []
+    return Launch("flags", flags, [SHUFFLES.format("OpenRLHF"), *label])
 
 
 def _tokenizer_last(path: Path, step: int) -> str | None:
-    """OpenRLHF: the tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
-    if path.name.endswith("_hf"):
-        return tokenizer_unfinished(path)
-    file = path.parent / "latest"
-    number = number_in(file, "global_step")
-    is_newest = number is not None and number >= step
-    return None if is_newest else f"{path} is not finished: {file} does not say so"
+    """The tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
+    is_export = path.name.endswith("_hf")
+    return tokenizer_unfinished(path) if is_export else tracker("latest", "global_step")(path, step)
 
 
 PROFILE = Profile(
@@ -42,11 +97,11 @@ PROFILE = Profile(
     layout=Layout(
         folders=("global_step*_hf", "*/global_step*_hf", "_actor/global_step*"),
         step=r"global_step(\d+)(?:_hf)?",
-        marker="the tokenizer's files, written after the weights, can be read",
         unfinished=_tokenizer_last,
-        weights=(".",),
         setting="--ckpt.save_hf",
-        adapters=(".",),
         sharded=(Sharded("*_model_states.pt", None, apart=True),),
     ),
+    rules=RULES,
+    launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
+    style="switches",
 )

@@ -84,7 +84,7 @@ class RunTaskset:
 
     def load(self) -> Iterator[Any]:
         """Tasks in the order of the plans; raises as `open_run` and `RunSession.turn`."""
-        # A taskset has its own config and none of prime-rl's settings, so `rules.py` cannot be asked here.
+        # A taskset has its own config and none of prime-rl's settings, so the rules cannot be asked here.
         with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl", _AHEAD)) as live:
             attempt = 1 + sum(entry.get("what") == _ATTEMPT for entry in live.run.executions())
             live.run.log(what=_ATTEMPT, attempt=attempt)

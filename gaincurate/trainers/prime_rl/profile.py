@@ -1,21 +1,106 @@
-"""prime-rl: its columns, the settings that make it read a file, its prompts and checkpoints."""
+"""prime-rl: its columns, its prompts, rules on the settings of one rl.toml, checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import SEGMENT, find, must, only
+from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
+_SOURCE = "orchestrator.train.source.0"
+_CUT = "they are cut, so they are not what was scored"
+_SHIPPED = words(
+    "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
+    "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
+    "r2e_gym redsearcher reverse_text scaleswe scratchpad swebench_verified terminal_bench_2 textarena tmax "
+    "wiki_search wordle"
+)
+"""Tasksets of verifiers (a60a606e) and of the trainer's own configurations: they bring their own tasks."""
 
-def _launch(path: Path, view: View) -> Launch:
-    hint = "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
-    hint += "as the task's name"
-    return Launch("python", [load_line(path)], [hint])
+
+def _prompts(settings: Settings) -> float | None:
+    """Prompts that one step trains."""
+    size, group = settings.count("orchestrator.batch_size"), _group(settings)
+    return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
 
-def _prime_rl(path: Path, step: int) -> str | None:
-    """prime-rl: a marker file is made when the broadcast is on disk."""
+def _group(settings: Settings) -> float | None:
+    return settings.count(f"{_SOURCE}.group_size") or settings.count("orchestrator.group_size")
+
+
+def _is_own(taskset: Any) -> bool:
+    """Whether the tasks may be those of the plan."""
+    return str(taskset).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_") not in _SHIPPED
+
+
+def sources(settings: Settings, context: Context) -> Iterator[Finding]:
+    """A round's tasks are the plan's, and the standard sampler takes all of them."""
+    advice = "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset"
+    if context.segment:
+        advice = "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
+        advice += "prime-rl` writes its rows"
+    for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
+        if key.endswith(".env.taskset.id"):
+            why, fix = "this taskset has tasks of its own, whatever was planned", {key: "my_tasks"}
+            yield from must(key, _is_own, why, name="data", fix=fix, advice=advice)(settings, context)
+        elif key.endswith(".curriculum.sampler.type"):
+            why = "it chooses tasks by its own pools, some again and some never"
+            yield from must(key, "standard", why, name="sampler")(settings, context)
+
+
+def endless(settings: Settings, context: Context) -> Iterator[Finding]:
+    """The tasks repeat without end; only max_steps stops the training."""
+    if context.segment and settings["max_steps"] is None:
+        wanted = context.steps(_prompts(settings))
+        why = "the tasks repeat without end, so a round never ends"
+        advice = "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step"
+        yield find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")
+
+
+def ahead(settings: Settings, context: Context) -> Iterator[Finding]:
+    """Episodes are begun as long as there is room for them."""
+    key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
+    most = settings.number(key)
+    if context.mode != "export" and size and (most is None or most > size):
+        why = "after a round's last prompts its first ones start again, without use"
+        if context.live:
+            why = "tasks start before the rewards that should choose them"
+        why = f"a step trains {size:g}, and {why}"
+        yield find(settings, key, "ahead", why, {key: size}, severity="stale" if context.live else "cost")
+
+
+RULES = (
+    sources,
+    common.unset_below("orchestrator.train.source", "groups that it does not admit are replaced by "
+        "further tasks, so steps and rows do not agree", name="gate", containing=".curriculum.gates."),
+    common.follows_run(f"{_SOURCE}.env.taskset.run"),
+    common.begins("model.name"),
+    common.unset_below("resume", name="resume",
+        advice="the next round begins with the weights: model.name = {checkpoint}"),
+    must("orchestrator.token_batch_size", None, "a step takes as many prompts as fill it, so a round "
+        "does not end with a step", name="token-batch",
+        fix={"orchestrator.token_batch_size": None, "orchestrator.batch_size": 128}),
+    common.tail("orchestrator.batch_size", per_step=_prompts, factor=_group),
+    only(lambda settings, _: settings["seq_len"] is not None, common.too_long("seq_len", _CUT)),
+    only(lambda settings, _: settings["seq_len"] is None, common.too_long("orchestrator.seq_len", _CUT)),
+    common.steps("max_steps", _prompts),
+    ahead,
+    endless,
+    common.unset_below("trainer.model.lora", name="adapter"),
+    common.output("output_dir"),
+    *(must(f"{at}weight_broadcast.type", "filesystem", "weights go from memory to memory, and no Hugging "
+        "Face weights are left for scoring and the next round", name="weights", modes=SEGMENT)
+        for at in ("", "trainer.")),
+)  # fmt: skip
+
+
+def _stable(path: Path, step: int) -> str | None:
+    """A marker file is made when the broadcast is on disk."""
     if (path / "trainer").is_dir() or any((path / name).is_file() for name in ("STABLE", ".finished")):
         return None
     return f"{path} is not finished: it has no STABLE"
@@ -37,7 +122,14 @@ PROFILE = Profile(
         "system_prompt": view.system_text(),
         **view.answers("answer"),
     },
-    launch=_launch,
+    launch=lambda path, view: Launch(
+        "python",
+        [load_line(path)],
+        [
+            "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
+            "as the task's name"
+        ],
+    ),
     rendering=Rendering(
         "orchestrator.train.sampling.extra_body.chat_template_kwargs",
         adds=tuple(f"{at}tokenizer.chat_template" for at in ("", "trainer.", "orchestrator.")),
@@ -46,11 +138,12 @@ PROFILE = Profile(
     layout=Layout(
         folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
         step=r"step_(\d+)",
-        marker="`STABLE` is in `broadcasts/step_N` (later versions: `.finished`)",
-        unfinished=_prime_rl,
-        weights=(".",),
+        unfinished=_stable,
         setting='weight_broadcast.type = "filesystem"',
-        adapters=(".",),
         sharded=(Sharded("trainer/*", None, apart=True),),
     ),
+    rules=RULES,
+    launches=("rl",),
+    style="dashes",
+    live=True,
 )

@@ -1,27 +1,10 @@
-"""ROLL: its columns, the settings that make it read a file, its prompts and checkpoints."""
+"""ROLL: its columns, and the settings that make it read a file."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from gaincurate.trainers.columns import View
 from gaincurate.trainers.profile import SHUFFLES, Launch, Profile
-
-
-def _launch(path: Path, view: View) -> Launch:
-    lines = [
-        "actor_train:",
-        "  data_args:",
-        "    dataset_type: json",
-        f"    file_name: [{json.dumps(str(path), ensure_ascii=False)}]",
-        "    id: id",
-        "    messages: messages",
-        "    tag: tag",
-    ]
-    hints = [SHUFFLES.format("ROLL"), "rows longer than prompt_length are left out"]
-    return Launch("yaml", lines, [*hints, "tag picks the domain, and with it the reward (tag_included)"])
-
 
 PROFILE = Profile(
     name="roll",
@@ -36,5 +19,21 @@ PROFILE = Profile(
         "messages": view.messages_json(),
         "ground_truth": view.gold(as_text=True),
     },
-    launch=_launch,
+    launch=lambda path, view: Launch(
+        "yaml",
+        [
+            "actor_train:",
+            "  data_args:",
+            "    dataset_type: json",
+            f"    file_name: [{json.dumps(str(path), ensure_ascii=False)}]",
+            "    id: id",
+            "    messages: messages",
+            "    tag: tag",
+        ],
+        [
+            SHUFFLES.format("ROLL"),
+            "rows longer than prompt_length are left out",
+            "tag picks the domain, and with it the reward (tag_included)",
+        ],
+    ),
 )

@@ -25,7 +25,7 @@ from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved
 from gaincurate.trainers.session import RESUME, ROUND, open_run
-from gaincurate.trainers.slime.rules import RULES
+from gaincurate.trainers.slime.profile import RULES
 
 _SAME = ("multimodal_keys", "metadata_key", "tool_key", "apply_chat_template", "apply_chat_template_kwargs")
 _AHEAD = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
@@ -40,7 +40,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         self.args = args
         if args.prompt_data:  # slime gives all arguments, so the doctor's rules can be asked of them here
             context = run_context(Run(args.prompt_data), "live", running=True)
-            refuse(ask(RULES.rules, Resolved(lambda key: getattr(args, key, None)), context)[0])
+            refuse(ask(RULES, Resolved(lambda key: getattr(args, key, None)), context)[0])
         self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime", _AHEAD)
         self.rollout, self.groups = 0, 0  # the next ones' numbers
         self.places: dict[int, Json] = {}  # at the end of the last two rollouts

@@ -36,7 +36,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
     """
 
     def __init__(self, data_source: Any, config: Any) -> None:
-        # `config` is the data_selector section alone, so `rules.py` cannot be asked here.
+        # `config` is the data_selector section alone, so the rules cannot be asked here.
         super().__init__(data_source, config)
         run = config.kwargs.get("run")
         self.live = open_run(run, "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT", _AHEAD)

@@ -25,13 +25,12 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.run import Run
 from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import PLACE, RunSession, place_beside
 from gaincurate.trainers.trl.batching import Shape, resolved
-from gaincurate.trainers.trl.rules import RULES
+from gaincurate.trainers.trl.profile import RULES
 
 _BATCH = {
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
@@ -54,19 +53,16 @@ def check(
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
 ) -> None:
-    """Refuse what would train on other prompts than the plan's, or lose the place.
+    """Refuse a `trl.GRPOTrainer` that would train on other prompts than the plan's, or lose the place.
 
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        config: of the run.
-        outcome: names of the reward functions that are reported; None for all.
-        correct: the name of the one that says whether an answer is right.
+    `outcome` names the reward functions that are reported (None: all), `correct` the one that says whether an
+    answer is right.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live")
-    findings, _ = ask(RULES.rules, resolved(trainer), context)
+    findings, _ = ask(RULES, resolved(trainer), context)
     if not isinstance(rows := trainer.train_dataset, Dataset):
         title = f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place"
         findings.append(stops("dataset", title, "use `gaincurate.trainers.trl.dataset(run)`"))
@@ -100,11 +96,7 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
 
 
 def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
-    """Where the rows with these ids are, `[ids]`.
-
-    Raises:
-        InputError: one is not there.
-    """
+    """Where the rows with these ids are, `[ids]`; raises InputError where one is missing."""
     column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
     places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
     if places.null_count:
@@ -131,21 +123,16 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
     if getattr(trainer, "is_deepspeed_enabled", False):
         plugin = state.deepspeed_plugin
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
-            title = f"{needs} ZeRO-3 saves shards"
-            yield stops("weights", title, stage3_gather_16bit_weights_on_model_save=True)
+            yield stops(
+                "weights", f"{needs} ZeRO-3 saves shards", stage3_gather_16bit_weights_on_model_save=True
+            )
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
-    """Refuse to make the next round with the checkpoint of an older policy.
-
-    Args:
-        config: of the run.
-        shape: of its trainer.
-        round_: the round that is over.
-        saved: the step of the newest checkpoint; 0 where there is none.
+    """Refuse to make the round after `round_` with the checkpoint of an older policy.
 
     Raises:
-        InputError: the next round is made with a checkpoint, and none was saved at this one's end.
+        InputError: a checkpoint is read for it, and the newest, of step `saved`, is not of the round's end.
     """
     context = context_of(config, "live")
     every, steps = context.read_every, shape.steps(config.budget)
@@ -164,9 +151,8 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged.
 
-    Raises:
-        InputError: the only ones that would do are of another batch. To begin from nothing instead would
-            undo what was trained.
+    Raises InputError where the only ones that would do are of another batch: to begin from nothing would undo
+    what was trained.
     """
     by_step, of_another_batch = dict(checkpoints(Path(output), layout_of("trl"))), None
     for step in sorted(by_step, reverse=True):
@@ -185,20 +171,13 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
 
 
 def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
-    """The place to go back to with a checkpoint; nothing is changed.
+    """The place to go back to with the checkpoint of a step; nothing is changed.
 
-    Args:
-        checkpoint: its folder.
-        step: the trainer's step in it.
-        live: the run.
-        shape: of the trainer as it is now.
-
-    Returns:
-        The position saved with it, or the run's own if the process was killed before that was written.
+    It is the position saved with the checkpoint, or the run's own if the process was killed before that.
 
     Raises:
         OutputError: another run's, or of a history that was undone.
-        InputError: training cannot resume there exactly.
+        InputError: training cannot resume there exactly with the trainer as it is now.
     """
     if not (checkpoint / PLACE).exists():
         return _place_without(step, live, shape)
@@ -225,12 +204,15 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
 
 def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
     """The run's own position, if its last outcomes are those of the checkpoint's last generation."""
-    steps, round_ = shape.steps(live.budget), live.round
+    steps, round_, run = shape.steps(live.budget), live.round, live.run
     done = step - round_ * steps
     if not live.finished and 0 < done <= steps and not shape.inside(done):
         taken = shape.taken(done)
         last = round_ * steps + (taken // shape.prompts - 1) * shape.repeats // shape.accumulation + 1
-        if _reported(live.run, round_) == (taken, last):
+        lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
+        lines, _ = newest_attempts([line for line in lines if line.round == round_])
+        reported = len({line.gc_id for line in lines}), max((line.step or 0 for line in lines), default=0)
+        if reported == (taken, last):
             return {**live.save(step, batch=shape.batch), "position": taken}
     raise OutputError(
         f"it has no {PLACE}, and {live.run.folder} stands at round {round_}, not behind its step {step}: it "
@@ -238,21 +220,13 @@ def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
     )
 
 
-def _reported(run: Run, round_: int) -> tuple[int, int]:
-    """The number of prompts of a round with outcomes, and their last step."""
-    lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
-    newest_lines, _ = newest_attempts([line for line in lines if line.round == round_])
-    last = max((line.step or 0 for line in newest_lines), default=0)
-    return len({line.gc_id for line in newest_lines}), last
-
-
 def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
     """The reason if files that the trainer needs are missing; sharded weights are not checked."""
-    if (why := layout_of("trl").unfinished(path, step)) is not None:
-        return why
     # Each of several processes writes its own, and none waits for the others.
     ranks = [f"_{rank}" for rank in range(shape.processes)] if (path / "rng_state_0.pth").exists() else [""]
     missing = [f"rng_state{rank}.pth" for rank in ranks if not (path / f"rng_state{rank}.pth").exists()]
+    if why := layout_of("trl").unfinished(path, step):
+        return why
     if missing:
         return f"{missing[0]} is missing"
     return why_incomplete(path) if (path / "model.safetensors").exists() else None

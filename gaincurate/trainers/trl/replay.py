@@ -2,7 +2,7 @@
 
 The trainer class overrides where TRL generates and where it takes losses, nothing else. TRL's own log lines
 gain what replay did to the step. Settings that would break it are refused here (TRL 1.16.0). What also holds
-for a run without replay (how rows are dealt, when checkpoints are saved) is in `rules.py`.
+for a run without replay (how rows are dealt, when checkpoints are saved) is in `profile.py`.
 
 TRL's tensors become whole groups and are made of groups again. Log-probs of replayed rollouts are computed
 again under the policy of now, because the loss needs the ratio to the policy that generated them.
@@ -38,8 +38,8 @@ from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importanc
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
 from gaincurate.trainers.trl.checks import reward_missing, stops
+from gaincurate.trainers.trl.profile import dealing, optimizer, saves_anywhere, window
 from gaincurate.trainers.trl.rewards import judged, weighted
-from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 Array = npt.NDArray[Any]
 Judged = Sequence[float | None]

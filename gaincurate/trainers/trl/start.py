@@ -40,7 +40,7 @@ from gaincurate.scoring.ids import content_ids
 from gaincurate.trainers.doctor.findings import Context, Finding, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.checks import places_of, stops
-from gaincurate.trainers.trl.rules import DEFAULTS, RULES
+from gaincurate.trainers.trl.profile import DEFAULTS, RULES
 
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
 """Settings that a trainer reads when training begins, so they can be changed after its construction."""
@@ -55,7 +55,7 @@ def set_defaults(trainer: Any, context: Context) -> Json:
     """Change the settings at TRL's default that break the plan to the rules' fixes; the new values."""
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
-        for finding in ask(RULES.rules, resolved(trainer), context)[0]:
+        for finding in ask(RULES, resolved(trainer), context)[0]:
             settings = resolved(trainer)
             free = all(
                 key in _SETTABLE and (key in changed or settings[key] in (DEFAULTS[key], value))

@@ -1,7 +1,7 @@
 """verl's settings for replay, and its trajectories as rollout groups (verl 0.9.1); tested without verl.
 
-What also holds for a run without replay (synchronous steps, whole groups) is in `rules.py`. Groups lack what
-the present step computes (old log-probs, advantages): verl computes it again.
+What also holds for a run without replay (synchronous steps, whole groups) is in `profile.py`. Groups lack the values
+that the present step computes (old log-probs, advantages).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.trainers.doctor.common import LIVE, Row, must, only
-from gaincurate.trainers.doctor.findings import Context, ask, refuse
+from gaincurate.trainers.doctor.common import LIVE, must, only
+from gaincurate.trainers.doctor.findings import Context, Rule, ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved, Settings
-from gaincurate.trainers.verl.rules import groups, reward_pool, synchronous, whole_batches
+from gaincurate.trainers.verl.profile import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
 
 MODULE = "gaincurate.trainers.verl.replay"
@@ -77,7 +77,7 @@ def check(setting: Lookup) -> None:
     refuse(ask(rules, Resolved(setting), Context("live"))[0])
 
 
-def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
+def _rules(sizes: ReplayConfig) -> tuple[Rule, ...]:
     """The settings that replay of these sizes needs."""
     row = partial(must, name="replay", severity="stops", modes=LIVE)
     fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups

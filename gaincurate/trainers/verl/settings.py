@@ -1,6 +1,6 @@
 """verl's settings for a run: the Hydra overrides that make it follow one, and what the adapter refuses.
 
-What a setting must be is said in `rules.py`, for the doctor and for the adapter. Settings are looked up by
+What a setting must be is said in `profile.py`, for the doctor and for the adapter. Settings are looked up by
 their dotted names, so nothing here needs verl itself.
 """
 
@@ -17,7 +17,7 @@ from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
 from gaincurate.trainers.profile import hydra_value
-from gaincurate.trainers.verl.rules import LIVE, RULES
+from gaincurate.trainers.verl.profile import LIVE, RULES
 
 Lookup = Callable[[str], Any]
 """A setting by its dotted name; None where there is none."""
@@ -31,11 +31,9 @@ WITH_WEIGHTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimize
 
 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
-    """The overrides that make `python -m verl.trainer.main_ppo` follow a run.
+    """The overrides that make `python -m verl.trainer.main_ppo` follow the run in a folder.
 
-    Args:
-        run: the run's folder.
-        batch: prompts a step. Default: the run's `--align-to`, else a round a step.
+    `batch` is the prompts a step. Default: the run's `--align-to`, else a round a step.
 
     Raises:
         InputError: `batch` does not divide the budget.
@@ -50,16 +48,9 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
             "multiple: a batch would lie in two rounds. Set it to a divisor of "
             f"{config.budget:,}, or start a run with --align-to {size}."
         )
-    words = [
-        f"data.train_files={hydra_value(opened.folder)}",
-        *_DATASET,
-        "data.shuffle=False",
-        "data.dataloader_num_workers=0",
-        f"data.train_batch_size={size}",
-        f"trainer.total_epochs={config.rounds}",
-        *_TAP,
-        *_CALLBACK,
-    ]
+    words = [f"data.train_files={hydra_value(opened.folder)}", *_DATASET, "data.shuffle=False"]
+    words += ["data.dataloader_num_workers=0", f"data.train_batch_size={size}"]
+    words += [f"trainer.total_epochs={config.rounds}", *_TAP, *_CALLBACK]
     if every := context_of(config, "live").read_every:
         words += [WITH_WEIGHTS, f"trainer.save_freq={config.budget // size * every}"]
     return words
@@ -92,10 +83,6 @@ def no_callback(run: Path) -> InputError:
 
 
 def check(setting: Lookup, run: Run) -> None:
-    """Refuse settings under which verl would not train by the plan, or the plan not follow verl.
-
-    Raises:
-        InputError: all that is wrong, a sentence each with the settings that fix it.
-    """
+    """Raise an InputError on all settings under which verl would not train by the plan, each with its fix."""
     context = run_context(run, "live", running=True)
-    refuse(ask(RULES.rules, Resolved(setting), context)[0])
+    refuse(ask(RULES, Resolved(setting), context)[0])

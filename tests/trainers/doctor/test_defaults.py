@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -12,33 +11,9 @@ import pytest
 
 from gaincurate.trainers.names import with_part
 from gaincurate.trainers.profile import profile_of
-from trainer_defaults import STORED, arguments, defaults_in, of_classes
+from trainer_defaults import STORED, defaults_in
 
 FACTS = json.loads(STORED.read_text())
-
-CLASSES = """
-@dataclass
-class Part:
-    size: int = 2 * 4
-    path: Path = Path("out")
-    rest: dict = field(default_factory=dict)
-
-class Parts(Part):
-    several: Optional[list[Part]] = None
-
-Choice = Part | Parts
-
-@dataclass
-class Config(Base):
-    part: Part = field(default_factory=Parts)
-    choice: Annotated[Choice, "either"] = Field(Part(), description="...")
-    name: str = field(default="a", metadata={})
-"""
-PARSER = """
-parser.add_argument("--data-path", "-d", type=str, default=None)
-parser.add_argument("--most", type=int, default=int(1e3))
-parser.add_argument("--shuffle", action="store_true")
-"""
 
 
 def test_every_trainer_with_rules_has_defaults_of_the_version_of_its_profile() -> None:
@@ -60,10 +35,3 @@ def test_the_defaults_are_those_of_the_source_that_is_here(trainer: str) -> None
     if there != facts["version"]:
         pytest.skip(f"{trainer} {there} is here, {facts['version']} was read")
     assert read == facts["defaults"]
-
-
-def test_defaults_are_read_from_classes_and_from_arguments() -> None:
-    keys = {"part.size": 8, "part.path": "out", "part.several.0.size": 8, "choice.size": 8, "name": "a"}
-    keys |= {"part.rest.any": None, "gone": None}
-    assert of_classes([ast.parse(CLASSES)], ["Config"], keys) == keys
-    assert arguments([ast.parse(PARSER)]) == {"data_path": None, "most": 1000, "shuffle": False}

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Mode, defaults_of
+from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Finding, Mode, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal, scalar
 from gaincurate.trainers.names import with_part
@@ -48,6 +48,10 @@ def look(trainer: str, context: Context, **changes: Any) -> Report:
 
 def names(report: Report) -> list[str]:
     return [finding.name for finding in report.findings]
+
+
+def named(report: Report, name: str) -> Finding:
+    return next(finding for finding in report.findings if finding.name == name)
 
 
 def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
@@ -115,9 +119,24 @@ def test_the_count_in_the_docs_is_that_of_the_examples() -> None:
     assert f"all {sum(len(example[mode].split()) for example, mode, _ in LOOKS):,} true findings" in page
 
 
+DATA = {
+    "trl": "dataset_name", "verl": "data.train_files", "openrlhf": "data.prompt_dataset",
+    "nemo-rl": "data.train.data_path", "skyrl": "data.train_data", "slime": "prompt_data",
+    "trinity": "buffer.explorer_input.tasksets.0.path", "areal": "train_dataset.path", "ms-swift": "dataset",
+}  # fmt: skip
+MODEL = {
+    "trl": "model_name_or_path", "verl": "actor_rollout_ref.model.path", "openrlhf": "actor.model_name_or_path",
+    "nemo-rl": "policy.model_name", "skyrl": "trainer.policy.model.path", "slime": "hf_checkpoint", "prime-rl":
+    "model.name", "trinity": "model.model_path", "areal": "actor.path", "ms-swift": "model",
+}  # fmt: skip
 SOURCE, TASKS = "orchestrator.train.source.0", "buffer.explorer_input.tasksets.0"
 # Findings that no example has, or not by these settings.
 MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
+    *((trainer, "base-model", SEGMENT, {key: "Qwen/Qwen3-8B"}) for trainer, key in MODEL.items()),
+    *(
+        (trainer, "view", ROWS_OF_A_RUN, {DATA[trainer]: "{data}"})
+        for trainer in ("verl", "openrlhf", "nemo-rl", "slime", "areal", "ms-swift")
+    ),
     ("trl", "data", SEGMENT, {"dataset_name": "openai/gsm8k"}),
     ("trl", "outcomes", SEGMENT, {"reward_funcs": "accuracy_reward"}),
     ("trl", "outcomes", SEGMENT, {"reward_funcs": ["think_format_reward", "trl.rewards.accuracy_reward"]}),
@@ -139,23 +158,9 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
     ("trl", "optimizer", LIVE, {"save_only_model": True}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
-    ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
-    ("verl", "base-model", SEGMENT, {"actor_rollout_ref.model.path": "Qwen/Qwen3-8B"}),
-    ("openrlhf", "base-model", SEGMENT, {"actor.model_name_or_path": "Qwen/Qwen3-8B"}),
-    ("nemo-rl", "base-model", SEGMENT, {"policy.model_name": "Qwen/Qwen3-8B"}),
-    ("skyrl", "base-model", SEGMENT, {"trainer.policy.model.path": "Qwen/Qwen3-8B"}),
-    ("slime", "base-model", SEGMENT, {"hf_checkpoint": "Qwen/Qwen3-8B"}),
     ("slime", "base-model", SEGMENT, {"hf_checkpoint": "{checkpoint}", "ref_load": "/models/base"}),
     ("slime", "base-model", SEGMENT, {"load": "/models/base"}),
-    ("prime-rl", "base-model", SEGMENT, {"model.name": "Qwen/Qwen3-8B"}),
-    ("trinity", "base-model", SEGMENT, {"model.model_path": "Qwen/Qwen3-8B"}),
-    ("areal", "base-model", SEGMENT, {"actor.path": "Qwen/Qwen3-8B"}),
-    ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": "{data}"}),
     ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": ["{data}"]}),
-    ("openrlhf", "view", ROWS_OF_A_RUN, {"data.prompt_dataset": "{data}"}),
-    ("nemo-rl", "view", ROWS_OF_A_RUN, {"data.train.data_path": "{data}"}),
-    ("slime", "view", ROWS_OF_A_RUN, {"prompt_data": "{data}"}),
-    ("areal", "view", ROWS_OF_A_RUN, {"train_dataset.path": "{data}"}),
     ("verl", "filter", SEGMENT, {"data.filter_overlong_prompts": True}),
     ("verl", "subset", SEGMENT, {"data.train_max_samples": 500}),
     ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
@@ -205,8 +210,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trinity", "output", SEGMENT, {"continue_from_checkpoint": False}),
     ("areal", "resume", SEGMENT, {"recover.mode": "auto"}),
     ("areal", "max-steps", RUN, {"total_train_steps": 7}),
-    ("ms-swift", "base-model", SEGMENT, {"model": "Qwen/Qwen3-8B"}),
-    ("ms-swift", "view", ROWS_OF_A_RUN, {"dataset": "{data}"}),
     ("ms-swift", "tail", RUN, {"generation_batch_size": 56}),
     ("ms-swift", "max-steps", RUN, {"generation_batch_size": 64, "max_steps": 40}),
     ("ms-swift", "too-long", RUN, {"max_length": 512}),
@@ -220,7 +223,7 @@ def test_each_finding_is_there_and_its_fix_takes_it_away(trainer: str) -> None:
     for _, name, context, changes in (row for row in MORE if row[0] == trainer):
         report = look(trainer, context, **changes)
         assert name in names(report), changes
-        finding = next(one for one in report.findings if one.name == name)
+        finding = named(report, name)
         assert finding.fix, name
         config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
         once = config | {normal(key): value for key, value in finding.fix.items()}
@@ -249,12 +252,6 @@ def test_a_value_that_only_the_shell_knows_is_not_judged_and_the_rest_is() -> No
     ]
 
 
-DATA = {
-    "trl": "dataset_name", "verl": "data.train_files", "openrlhf": "data.prompt_dataset",
-    "nemo-rl": "data.train.data_path", "skyrl": "data.train_data", "slime": "prompt_data",
-    "trinity": "buffer.explorer_input.tasksets.0.path", "areal": "train_dataset.path", "ms-swift": "dataset",
-}  # fmt: skip
-MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"}
 PATHS = [(trainer, key, "data") for trainer, key in DATA.items()]
 PATHS += [(trainer, key, "base-model") for trainer, key in (MODEL | {"slime": "load"}).items()]
 
@@ -263,7 +260,7 @@ PATHS += [(trainer, key, "base-model") for trainer, key in (MODEL | {"slime": "l
 def test_a_path_is_fixed_unless_a_round_may_fill_it_in(trainer: str, key: str, name: str) -> None:
     for fixed in ("Qwen/a", "$HOME/data/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"):
         report = look(trainer, SEGMENT, **{key: fixed})
-        finding = next(one for one in report.findings if one.name == name)
+        finding = named(report, name)
         assert f"{key} is {fixed}" in finding.title
         assert finding.severity == "wrong"
         assert name == "data" or finding.fix[key] == "{checkpoint}"
@@ -278,47 +275,48 @@ def test_a_path_is_fixed_unless_a_round_may_fill_it_in(trainer: str, key: str, n
         assert name not in names(look(trainer, SEGMENT, **{key: path}))
 
 
-def test_a_checkpoint_that_trl_resumes_from_replaces_the_model() -> None:
-    for resumed, there in (("{checkpoint}", False), ("old/checkpoint-8", True)):
-        given = {"model_name_or_path": "Qwen/a", "resume_from_checkpoint": resumed}
-        assert ("base-model" in names(look("trl", SEGMENT, **given))) == there
-
-
-def test_no_value_is_as_good_as_the_right_one_for_a_setting_without_switch() -> None:
-    for value, there in ((None, False), (False, False), ("{checkpoint}", True)):
-        assert ("resume" in names(look("ms-swift", SEGMENT, resume_from_checkpoint=value))) == there
+@pytest.mark.parametrize(
+    ("trainer", "name", "value", "there"),
+    [
+        ("trl", "base-model", "{checkpoint}", False),  # its weights replace the model's
+        ("trl", "base-model", "old/checkpoint-8", True),
+        ("ms-swift", "resume", None, False),  # as good as the right value
+        ("ms-swift", "resume", False, False),
+        ("ms-swift", "resume", "{checkpoint}", True),
+    ],
+)
+def test_a_checkpoint_to_resume_from(trainer: str, name: str, value: Any, there: bool) -> None:
+    given = {"model_name_or_path": "Qwen/a", "resume_from_checkpoint": value}
+    assert (name in names(look(trainer, SEGMENT, **given))) == there
 
 
 def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
     enough = frozenset({"prompt", "gc_id", "data_source", "reward_model", "extra_info"})
     report = look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"})
     assert not {"view", "data"} & set(names(report))
-    other = {"data.label_key": "answer"}
-    for changes in ({}, {"data.train_files": "{data}"}):
-        context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
-        found = look("verl", context, **changes).findings
-        finding = next(one for one in found if one.name in ("view", "data"))
+    context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
+    for name, changes in (("data", {}), ("view", {"data.train_files": "{data}"})):
+        finding = named(look("verl", context, **changes), name)
         assert finding.fix == {"data.train_files": "{output}/data.parquet"}
         assert finding.advice == (
             "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
             "--out {output}/data.parquet --overwrite`"
         )
-        if changes:
-            assert "view" not in names(look("openrlhf", context, **{"data.prompt_dataset": "{data}"} | other))
-            assert "is {data}: the rounds of this run have no extra_info, which the" in finding.title
+    assert "is {data}: the rounds of this run have no extra_info, which the" in finding.title
+    other = {"data.prompt_dataset": "{data}", "data.label_key": "answer"}
+    assert "view" not in names(look("openrlhf", context, **other))
 
 
 def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
     """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
-    finding = next(one for one in report.findings if one.name == "tail")
+    finding = named(report, "tail")
     assert "32 prompts a step, but a round has 100: the last 4 of each round" in finding.title
     assert finding.fix == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
-    cases: list[tuple[dict[str, Any], int]] = [({MINI: 26}, 25), ({MINI: 25}, 0), ({DYNAMIC: True}, 0)]
-    for changes, mini in [*cases, ({MINI: "$MINI"}, 0)]:
-        report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32}, **changes)
-        finding = next(one for one in report.findings if one.name == "tail")
+    for changes, mini in (({MINI: 26}, 25), ({MINI: 25}, 0), ({DYNAMIC: True}, 0), ({MINI: "$MINI"}, 0)):
+        given: dict[str, Any] = {"data.train_batch_size": 32, **changes}
+        finding = named(look("verl", replace(RUN, budget=100), **given), "tail")
         assert finding.fix == {"data.train_batch_size": 25} | ({MINI: mini} if mini else {})
 
 
@@ -336,16 +334,13 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
         assert size <= batch
 
 
-SIZES, FEW, SMALL = st.integers(1, 512), st.integers(1, 16), st.integers(1, 4)
+SIZES, FEW = st.integers(1, 512), st.integers(1, 16)
 
 
-@given(budget=SIZES, batch=SIZES, group=FEW, many=SMALL)
+@given(budget=SIZES, batch=SIZES, group=FEW, many=st.integers(1, 4))
 def test_openrlhfs_advised_budget_has_no_tail(budget: int, batch: int, group: int, many: int) -> None:
-    sizes = {
-        "train.batch_size": batch,
-        "rollout.n_samples_per_prompt": group,
-        "rollout.batch_size": batch * many,
-    }
+    sizes = {"train.batch_size": batch, "rollout.batch_size": batch * many}
+    sizes |= {"rollout.n_samples_per_prompt": group}
     context = Context("segment", budget=budget, rounds=1)
     for finding in look("openrlhf", context, **sizes).findings:
         if finding.name == "tail":
@@ -363,13 +358,8 @@ def test_trl_steps_are_its_samplers(
         return
     micro = (budget // (size // group)) * steps * again
     optimizer = sum(1 for done in range(1, micro + 1) if done % gathered == 0 or done == micro)
-    changes = {
-        "num_generations": group,
-        "per_device_train_batch_size": device,
-        "steps_per_generation": steps,
-        "gradient_accumulation_steps": gathered,
-        "num_iterations": again,
-    }
+    changes = {"num_generations": group, "per_device_train_batch_size": device, "num_iterations": again}
+    changes |= {"steps_per_generation": steps, "gradient_accumulation_steps": gathered}
     context = Context("segment", budget=budget, rounds=1)
     assert "max-steps" not in names(look("trl", context, **changes, max_steps=optimizer))
     assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))

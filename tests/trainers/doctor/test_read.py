@@ -194,9 +194,10 @@ WORDS = st.text(
     st.characters(codec="utf-8", exclude_characters="$\x00\x01\x02\x03", exclude_categories=["Cs"]),
     min_size=1,
 )
+KEYS = st.from_regex(r"[a-z]{3,9}(\.[a-z]{1,9}){0,2}", fullmatch=True)
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z]{3,9}(\.[a-z]{1,9}){0,2}", fullmatch=True), WORDS, min_size=1))
+@given(st.dictionaries(KEYS, WORDS, min_size=1))
 def test_the_words_that_a_shell_would_pass_are_read(values: dict[str, str]) -> None:
     """Against the shell's own quoting: texts come back as they are, but for words that stand for values."""
     line = shlex.join(["python", "-m", "main_ppo", *(f"{key}={value}" for key, value in values.items())])
