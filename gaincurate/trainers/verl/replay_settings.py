@@ -1,7 +1,7 @@
 """verl's settings for replay, and its trajectories as rollout groups (verl 0.9.1); tested without verl.
 
-What also holds for a run without replay (synchronous steps, whole groups) is in `profile.py`. Groups lack the values
-that the present step computes (old log-probs, advantages).
+What also holds for a run without replay (synchronous steps, whole groups) is in `profile.py`. Groups lack the
+values that the present step computes (old log-probs, advantages).
 """
 
 from __future__ import annotations
