@@ -1,4 +1,4 @@
-"""Makes Typer options of a config's fields, and reads `--config` files into them.
+"""Makes Typer options of a config's fields and a command's parameters, and reads `--config` files into them.
 
 A command is built when it is run or its own help is asked for. Configs are pydantic models, and pydantic
 would take a third of the time that `gaincurate --help` has.
@@ -14,7 +14,6 @@ import inspect
 import json
 import re
 import typing
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -153,7 +152,7 @@ def _build(function: Function, paths: Sequence[str], resumes: bool, stores: bool
                     (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
                 read["config"] = of_config if given[1:] else checked(models[0], of_config)
             if given[1:]:
-                read["own"] = dict(ChainMap(*given[1:]))
+                read["own"] = {name: each[name] for each in given[1:] for name in each}
             function(**read)
 
     made: Any = call

@@ -45,14 +45,3 @@ def test_scores_and_limits_reach_the_file(tmp_path: Path) -> None:
     assert table.column("gc_id").to_pylist() == ["id0005", "id0004"]
     assert table.column("label").to_pylist() == ["10", "8"]
     assert "gc_angle" in table.column_names
-
-
-def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) -> None:
-    scored = exports.make_set(tmp_path / "set", exports.sums())
-    (tmp_path / "file").write_text("")
-    result = gaincurate("export", scored, "--trainer", "trl", "--out", tmp_path / "file/d/x.parquet")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"error: cannot write {tmp_path}/file/d: a part of the path is a file, not a folder. Put that "
-        "right and run the same command again.\n",
-    )

@@ -155,3 +155,13 @@ def test_help_at_80_columns_is_whole_and_many_options_can_come_from_a_file(comma
     names = set(re.findall(r"^│ \*? *(--[a-z-]+)", shown, re.MULTILINE)) - {"--help"}
     own = command in (("doctor",), ("compare",))  # their CONFIG is the trainer's, and a file of settings
     assert ("--config" in names) == (len(names - {"--config"}) > 5) or own
+
+
+def test_the_help_of_an_option_stands_in_the_docstring_or_at_the_option() -> None:
+    wide = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    for command, text in {
+        "derive": "The number column to free of length.",
+        "hygiene": "Overlong: the trainer's limit.",
+        "score": "Read options from a TOML, YAML or JSON file.",
+    }.items():
+        assert text in wide.invoke(gaincurate_app, [command, "--help"]).stdout

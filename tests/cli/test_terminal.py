@@ -43,6 +43,7 @@ def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -
         patch.setenv("COLUMNS", str(columns))
         patch.setattr(sys, "stdout", screen := Terminal())
         output.table(rows, head)
+        output.fitted(f"  {' '.join(head)}")
         printed = screen.getvalue()
     # Two columns of 12 each always fit into 30, and the first one stands in each part.
     assert all(len(line) <= columns for line in printed.splitlines())

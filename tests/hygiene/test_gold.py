@@ -18,13 +18,13 @@ def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] 
 
 
 def test_every_row_of_a_group_whose_answers_differ_is_found(tmp_path: Path) -> None:
-    questions = ["a?", "b?", "A?", "b?", "c?", "a?", "d?", "d?"]
-    scored = asking(tmp_path / "set", questions, ["1", "2", "1", "2", "3", "9", "4", "5"])
+    questions = ["a?", "b?", "A?", "b?", "c?", "a?", "d?", "d?", "a?"]
+    scored = asking(tmp_path / "set", questions, list("121239458"))
     found = conflicts(scored)
-    assert [(hit.place, hit.other) for hit in found.hits] == [(0, 5), (2, 5), (5, 0), (6, 7), (7, 6)]
+    assert [(hit.place, hit.other) for hit in found.hits] == [(0, 5), (2, 5), (5, 0), (6, 7), (7, 6), (8, 0)]
     assert found.hits[1].facts == {"answer": "1", "other_answer": "9"}
     assert found.note == "2 questions; answers from 'answer', compared as they are written"
-    assert not conflicts(scored, alive=[True, True, True, True, True, False, True, False]).hits
+    assert not conflicts(scored, alive=[True, True, True, True, True, False, True, False, False]).hits
 
 
 def test_a_verifier_says_whether_two_answers_are_one(tmp_path: Path) -> None:
