@@ -103,7 +103,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     Raises:
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
-    from gaincurate.difficulty.config import VerifierConfig
+    from gaincurate.difficulty.verifier import VerifierConfig
     from gaincurate.hygiene.options import HygieneOptions
 
     given = {name: value for name, value in config if value is not None}

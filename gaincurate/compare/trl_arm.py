@@ -36,10 +36,9 @@ from gaincurate.core.files import remove_temporaries
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
-from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.verifier import VerifierPool
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import GaincurateError
 from gaincurate.schedule.run import Run, same_file

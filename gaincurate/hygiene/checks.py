@@ -19,9 +19,8 @@ import pyarrow.compute as pc
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
-from gaincurate.difficulty.verifier import VerifierPool, check_gold, gold_completion
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_gold, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated

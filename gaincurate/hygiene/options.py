@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gaincurate.core.options import near
-from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.duplicates import THRESHOLD
 from gaincurate.hygiene.findings import CHECKS

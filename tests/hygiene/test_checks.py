@@ -8,7 +8,7 @@ import pytest
 import sets
 from gaincurate.core.files import write_lines
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
 from gaincurate.hygiene.findings import CHECKS

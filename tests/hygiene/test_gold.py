@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import broken_gold, conflicting_gold
 from gaincurate.hygiene.findings import CheckResult
