@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-STATUS = 200
-"""Of an answer without a fault."""
-Key = tuple[str, int]
-"""The last message's text and the seed: which completion is asked for."""
+STATUS = 200  # of an answer without a fault
+Key = tuple[str, int]  # the last message's text and the seed: which completion is asked for
 Fault = Callable[[Key, int], str | Iterable[bytes] | None]
 
 

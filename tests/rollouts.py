@@ -42,7 +42,6 @@ def group(
 
 
 def buffer(batch: int = 8, size: int = 4, capacity: int = 10, **other: Any) -> ReplayBuffer:
-    """A buffer of small sizes."""
     return ReplayBuffer(ReplayConfig(batch, size, capacity, **other))
 
 

@@ -14,8 +14,6 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Completion, request_seed
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 
-Judged = tuple[str, float | None]
-
 
 def question(i: int) -> str:
     return f"three times {i}?"
@@ -55,7 +53,10 @@ def told(out: Path) -> list[tuple[str, int, str, float]]:
 
 
 def write_set(
-    folder: Path, shards: list[dict[str, list[Judged]]], *rejected: dict[str, Any], **identity: Any
+    folder: Path,
+    shards: list[dict[str, list[tuple[str, float | None]]]],
+    *rejected: dict[str, Any],
+    **identity: Any,
 ) -> Path:
     """A finished rollout set with these completions and rewards by prompt; its last shard has what was rejected."""
     folder.mkdir(parents=True)

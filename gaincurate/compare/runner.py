@@ -29,10 +29,9 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.verifier import VerifierPool
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.parts import seconds as duration
 from gaincurate.report.table import likely_groups

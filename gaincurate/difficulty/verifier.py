@@ -27,7 +27,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import accepted, asked_format
-from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.config import VerifierConfig as VerifierConfig  # users import it from here
 from gaincurate.difficulty.prompts import Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import WALL, GoldProblem, Job, gold_answer, gold_text
 from gaincurate.errors import InputError
