@@ -229,8 +229,9 @@ def test_a_list_is_json_by_itself_and_a_list_beside_the_id(tmp_path: Path) -> No
 def test_golds_that_are_numbers_are_text_for_scorers(tmp_path: Path, trainer: str, with_id: bool) -> None:
     rows = [{**row, "answer": float(row["answer"])} for row in exports.sums()]
     if trainer == "trl":
-        assert write(tmp_path, "trl", rows).notes == []
-        assert rows_of(out(tmp_path, "trl"))[3]["answer"] == 6
+        for column in (None, "answer"):
+            assert write(tmp_path / str(column), "trl", rows, answer_column=column).notes == []
+            assert rows_of(out(tmp_path / str(column), "trl"))[3]["answer"] == 6
         return
     notes = write(tmp_path, trainer, rows, id_in_answer=with_id).notes
     row = rows_of(out(tmp_path, trainer))[3]
