@@ -23,13 +23,7 @@ def module(name: str, **content: Any) -> ModuleType:
 
 
 def adapter(monkeypatch: pytest.MonkeyPatch, name: str, fakes: Mapping[str, ModuleType]) -> Any:
-    """An adapter imported anew, with fakes in the place of its trainer; all of it is undone after the test.
-
-    Args:
-        monkeypatch: pytest's.
-        name: of `gaincurate.trainers`.
-        fakes: modules by name, packages among them.
-    """
+    """An adapter of `gaincurate.trainers` imported anew, with fakes in the place of its trainer, for one test."""
     for module_name, fake in fakes.items():
         monkeypatch.setitem(sys.modules, module_name, fake)
     full = f"gaincurate.trainers.{name}"

@@ -56,16 +56,10 @@ def kill_at_random(
 ) -> dict[str, Any]:
     """Begin and kill some work until it was killed often enough, each time to its end at last.
 
-    Args:
-        start: begins the work that writes a place.
-        reference: a place that is written without a kill.
-        fresh: makes a new place.
-        kills: how many, at least.
-        left: what to count of a place that grows; the counts right behind each kill are under `left`.
-        files: what a place has to hold in the end.
-        instants: of the kills of one place: at random, or when `left` grows.
-        tries: how often the last process may be begun, where another one's lock outlives it.
-        earliest: before this share of an uninterrupted run's duration there is no kill at random.
+    `start` begins the work that writes a place: `reference` without a kill, then `fresh` ones, which have to hold the
+    same `files` in the end. The kills of one place come at the `instants`: at random, or when what `left` counts of it
+    grows. `tries` is how often the last process may be begun, where another one's lock outlives it. Before the share
+    `earliest` of an uninterrupted run's duration there is no kill at random.
     """
     begin = time.perf_counter()
     first = start(reference)
@@ -210,11 +204,8 @@ def kill_runs(place: str, strategy: str, kills: str) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "scoring": kill_scoring,
-    "store": kill_store,
-    "rollouts": kill_rollouts,
-    "runs": kill_runs,
-}
+    "scoring": kill_scoring, "store": kill_store, "rollouts": kill_rollouts, "runs": kill_runs,
+}  # fmt: skip
 
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]

@@ -63,11 +63,8 @@ def step(run: Run, reward: Reward = half, checkpoint: Path | str | None = None, 
 def report(run: Run, reward: Reward = half, samples: int = 2) -> None:
     """Write outcomes for the newest round."""
     round_ = run.state["round"]
-    lines = [
-        {"gc_id": gc_id, "reward": reward(gc_id, sample), "round": round_, "sample": sample}
-        for gc_id in run.ids(round_)
-        for sample in range(samples)
-    ]
+    rollouts = [(gc_id, sample) for gc_id in run.ids(round_) for sample in range(samples)]
+    lines = [{"gc_id": i, "reward": reward(i, k), "round": round_, "sample": k} for i, k in rollouts]
     write(run, round_, lines)
 
 

@@ -62,9 +62,7 @@ def test_outcomes_behind_the_step_are_taken_back_and_a_half_line_goes(tmp_path: 
     assert run.plan(1)["inputs"]["rollouts"] == len(ids)
 
 
-def test_the_selectors_state_comes_back_although_older_rounds_do_not_keep_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_selectors_large_state_comes_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaincurate.schedule.run._LARGE", 10)
     run = runs.begin(tmp_path, strategy="posterior", rounds=5)
     go_on(run, 1)
@@ -78,7 +76,7 @@ def test_the_selectors_state_comes_back_although_older_rounds_do_not_keep_it(
 
 
 @pytest.mark.parametrize("cut", range(5))
-def test_killed_on_the_way_back_it_can_go_back_again(
+def test_killed_on_the_way_it_goes_back_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     run = runs.begin(tmp_path, rounds=5)

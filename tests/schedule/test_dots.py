@@ -196,9 +196,7 @@ def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -
         dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
 
 
-def test_killed_at_any_write_the_same_command_comes_to_the_same_plans(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_write_the_plans_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"rounds": 2, "reuse_references": 0.3}
     reference = dots_runs.begin(tmp_path / "reference", **options)
     step(reference)

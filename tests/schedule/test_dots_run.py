@@ -66,7 +66,7 @@ def command(model: Path) -> list[str]:
     return [*runs.COMMAND[:2], "--model", str(model), *runs.COMMAND[2:]]
 
 
-def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
+def test_a_driven_run_rolls_out_each_checkpoint(
     tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]
 ) -> None:
     run = start(tmp_path / "run", scored)
@@ -107,7 +107,7 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
     assert not (scored / "columns").exists()
 
 
-def test_a_known_trainers_checkpoint_is_held_while_it_generates(
+def test_a_trainers_checkpoint_is_held(
     tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]
 ) -> None:
     run = start(tmp_path / "run", scored)
@@ -127,7 +127,7 @@ def test_a_known_trainers_checkpoint_is_held_while_it_generates(
 
 
 @pytest.mark.slow
-def test_killed_at_any_file_by_the_driver_the_plans_are_the_same(
+def test_killed_at_any_file_plans_are_the_same(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, run = start(tmp_path / "reference", scored), start(tmp_path / "killed", scored)
@@ -239,7 +239,7 @@ def test_a_server_serves_driven_and_live_trainers(tmp_path: Path, scored: Path, 
         assert run.plan(1)["references"]["policy"] is not None
 
 
-def test_a_live_trainer_without_a_server_is_refused_unless_its_checkpoints_are_there(
+def test_a_live_trainer_needs_a_server_or_checkpoints(
     tmp_path: Path, scored: Path, commands: list[list[str]]
 ) -> None:
     run = start(tmp_path / "run", scored)

@@ -156,7 +156,7 @@ def test_a_checkpoint_given_to_next_is_where_run_goes_on(tmp_path: Path, weights
     assert checkpoint_before(run, 1, []) == str(weights)
 
 
-def test_a_checkpoint_of_an_earlier_attempt_is_not_this_ones(
+def test_an_older_attempts_checkpoint_is_none(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = runs.begin(tmp_path)
@@ -188,9 +188,7 @@ def test_an_option_that_there_is_not_is_no_trainer(tmp_path: Path) -> None:
     assert not (run.folder / "command.json").exists()
 
 
-def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(
-    tmp_path: Path, weights: Path
-) -> None:
+def test_a_deleted_checkpoint_is_missed_before_the_next_training(tmp_path: Path, weights: Path) -> None:
     run = runs.begin(tmp_path)
     with pytest.raises(TrainerError):
         drive(run, command("--model", str(weights), "--mode", "fail"))
@@ -255,9 +253,7 @@ PROGRAM = Path(__file__).parent.parent / "kills.py"
         pytest.param("posterior", 30, marks=pytest.mark.slow),
     ],
 )
-def test_runs_killed_at_random_instants_come_to_the_same_plans(
-    tmp_path: Path, strategy: str, kills: int
-) -> None:
+def test_runs_killed_at_any_instant_come_to_the_same_plans(tmp_path: Path, strategy: str, kills: int) -> None:
     paths = json.dumps(sys.path)
     code = f"import sys, json, runpy; sys.path[:] = json.loads({paths!r}); sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"

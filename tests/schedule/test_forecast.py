@@ -97,12 +97,9 @@ def test_one_prompt_unlike_all_others_leaves_numbers() -> None:
 
 
 def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
-    return column_sets.column_set(
-        tmp_path / "scored",
-        np.full(len(rates), 5),
-        {"gc_angle": np.linspace(0, 1, len(rates))},
-        {"task": pa.array(groups)},
-    )
+    angles = {"gc_angle": np.linspace(0, 1, len(rates))}
+    lengths = np.full(len(rates), 5)
+    return column_sets.column_set(tmp_path / "scored", lengths, angles, {"task": pa.array(groups)})
 
 
 def _references(rates: np.ndarray, count: int, rollouts: int = 8, seed: int = 7) -> PassRates:
@@ -219,12 +216,9 @@ def _held(tmp_path: Path, kind: str, tells: str) -> dict[str, list[bool]]:
             rates = np.where(rng.random(rows) < 0.5, 0, rng.beta(1.2, 1.6, rows))
         rank = np.argsort(np.argsort(rates + 1e-9 * rng.random(rows))) / rows - 0.5
         shown = rng.normal(size=rows) + TELLS[tells] * math.sqrt(12) * rank
-        scored = column_sets.column_set(
-            tmp_path / str(number),
-            np.full(rows, 5),
-            {"gc_angle": np.zeros(rows)},
-            {"task": pa.array(np.argsort(np.argsort(shown)) * 20 // rows)},
-        )
+        task = {"task": pa.array(np.argsort(np.argsort(shown)) * 20 // rows)}
+        lengths, angles = np.full(rows, 5), {"gc_angle": np.zeros(rows)}
+        scored = column_sets.column_set(tmp_path / str(number), lengths, angles, task)
         config = _config(scored, strategies=[OUTCOMES])
         references = [_references(rates, 256, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates)
@@ -245,19 +239,13 @@ def _truth(config: ForecastConfig, rates: np.ndarray) -> dict[str, float]:
     view = _View(ScoredSet(config.scored), np.arange(len(rates)))
     by_outcomes = np.mean([_simulate(config, OUTCOMES, view, seed, rates, 0.05) for seed in range(4)])
     uniform = chances.mean()
-    differ = {
-        "uniform": uniform,
-        "oracle": np.sort(chances)[-len(rates) // 20 :].mean(),
-        OUTCOMES: by_outcomes * uniform,
-    }
+    differ = {"uniform": uniform, OUTCOMES: by_outcomes * uniform}
+    differ["oracle"] = np.sort(chances)[-len(rates) // 20 :].mean()
     truth = {f"{name} differ": float(value) for name, value in differ.items()}
     truth |= {f"{name} times": float(value / uniform) for name, value in differ.items()}
     silent = chances < SILENT
-    return truth | {
-        "silent": float(silent.mean()),
-        "hopeless": float((silent & (rates < 0.5)).mean()),
-        "wasted": float(1 - uniform),
-    }
+    hopeless = float((silent & (rates < 0.5)).mean())
+    return truth | {"silent": float(silent.mean()), "hopeless": hopeless, "wasted": float(1 - uniform)}
 
 
 @pytest.mark.parametrize(("tells", "named"), [(0.0, False), (0.4, True)])

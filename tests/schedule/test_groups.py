@@ -61,14 +61,12 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> N
     for round_ in range(6):
         code, nothing, math = quotas.quotas(11, round_).tolist()
         assert sources_of(run, round_) == {"code": code, "math": math, None: nothing}
-        assert run.plan(round_)["groups"] == {
-            "by": "source",
-            "prompts": {"code": code, "math": math, "(none)": nothing},
-        }
+        prompts = {"code": code, "math": math, "(none)": nothing}
+        assert run.plan(round_)["groups"] == {"by": "source", "prompts": prompts}
         runs.step(run)
 
 
-def test_groups_stay_with_their_prompts_when_the_order_changes(
+def test_groups_stay_with_their_prompts_in_a_new_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rescored(run: Run, state: Json, *others: Any) -> tuple[dict[str, Any], None]:
@@ -106,10 +104,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one": ({"stratify": "one"}, "--stratify one: it has one group only; leave --stratify out."),
     "embedding": ({"stratify": "embedding"}, "has no gc_embedding: score it with `--signals "),
     "clusters": ({"clusters": 4}, "clusters goes with --stratify embedding."),
-    "weights": (
-        {"stratify": "none", "group_weights": {"code": 1}},
-        "--group-weights goes with --stratify COL",
-    ),
+    "weights": ({"stratify": "none", "group_weights": {"code": 1}}, "--group-weights goes with --strat"),
 }
 
 
@@ -131,9 +126,7 @@ class Own(Selector):
 
 
 def test_a_users_strategy_that_breaks_the_shares_is_refused(tmp_path: Path) -> None:
-    sentence = (
-        "drew 10 prompts of group 'code', and with --stratify source round 0 has 2 of it. Pool.draw and"
-    )
+    sentence = "drew 10 prompts of group 'code', and with --stratify source round 0 has 2 of it. Pool.draw"
     with pytest.raises(InputError, match=sentence):
         begin(tmp_path, strategy=f"{__name__}:Own", budget=10)
     assert len(begin(tmp_path, strategy=f"{__name__}:Own", stratify="none").ids(0)) == 11
@@ -240,9 +233,7 @@ def begin_where(folder: Path, **options: Any) -> Run:
     ("strategy", "own"),
     [("uniform", {}), ("gain-rl", {"sigma": "0.1N"}), ("falling", {}), ("posterior", {"preset": "mapp"})],
 )
-def test_no_strategy_draws_another_row(
-    tmp_path: Path, strategy: str, own: dict[str, Any], stratify: str
-) -> None:
+def test_no_other_row_is_drawn(tmp_path: Path, strategy: str, own: dict[str, Any], stratify: str) -> None:
     run = begin_where(tmp_path, strategy=strategy, options=own, stratify=stratify)
     for round_ in range(5):
         rows = run.rows(round_)

@@ -59,9 +59,9 @@ def scored(tmp_path_factory: pytest.TempPathFactory, models: list[Path]) -> Path
     return out
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    return dots_runs.in_process(monkeypatch)
+@pytest.fixture(autouse=True)
+def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    return [] if "real_command" in request.node.name else dots_runs.in_process(monkeypatch)
 
 
 Opened = Callable[..., Run]
@@ -92,7 +92,7 @@ def step(
 
 
 def test_a_rounds_own_prompts_give_c_under_the_checkpoint(
-    opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
+    opened: Opened, models: list[Path], scored: Path
 ) -> None:
     run = opened(what="round", probe=0)
     ids = run.ids(0)
@@ -109,9 +109,7 @@ def test_a_rounds_own_prompts_give_c_under_the_checkpoint(
     assert {k for k in old if old[k] != new[k]} == {"model", "source", "shard_rows"}
 
 
-def test_a_full_rescoring_replaces_the_order(
-    opened: Opened, models: list[Path], in_process: list[list[str]]
-) -> None:
+def test_a_full_rescoring_replaces_the_order(opened: Opened, models: list[Path]) -> None:
     run = opened(what="full", probe=0, every=2)
     first = step(run)
     assert first["order"]["ordered_by"] == "base"
@@ -127,9 +125,7 @@ def test_a_full_rescoring_replaces_the_order(
     assert later["inputs"]["concentration"] == pytest.approx(np.mean([fresh[i] for i in run.ids(2)]))
 
 
-def test_truncated_prompts_in_an_order_by_nll_are_scored_anew_as_they_were(
-    tmp_path: Path, models: list[Path], in_process: list[list[str]]
-) -> None:
+def test_truncated_prompts_in_an_order_by_nll_are_scored_again(tmp_path: Path, models: list[Path]) -> None:
     rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
     options = ("--signals", "angle,nll,embedding", "--max-length", 60, "--on-overlong", "truncate")
     assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
@@ -145,14 +141,11 @@ def test_truncated_prompts_in_an_order_by_nll_are_scored_anew_as_they_were(
     assert plan["order"]["ordered_by"] == "scores/00000"
     ids, nll = fresh.column("gc_id").to_pylist(), fresh.column("gc_nll").to_pylist()
     values = dict(zip(ids, nll, strict=True))
-    assert [ids[row] for row in Order(run.folder / "order.arrow").rows] == sorted(
-        ids, key=lambda i: (-values[i], i)
-    )
+    order = Order(run.folder / "order.arrow")
+    assert [ids[row] for row in order.rows] == sorted(ids, key=lambda i: (-values[i], i))
 
 
-def test_a_window_moves_only_the_ranks_that_mu_can_reach(
-    opened: Opened, models: list[Path], in_process: list[list[str]]
-) -> None:
+def test_a_window_moves_only_the_ranks_that_mu_can_reach(opened: Opened, models: list[Path]) -> None:
     run = opened(what="window", probe=0)
     before = Order(run.folder / "order.arrow")
     old_rows = before.rows.tolist()
@@ -165,12 +158,13 @@ def test_a_window_moves_only_the_ranks_that_mu_can_reach(
     assert after.rows[size:].tolist() == old_rows[size:]
     assert sorted(after.rows[:size].tolist()) == sorted(old_rows[:size])
     assert window == sorted(window, key=lambda i: (-np.float32(fresh[i]), i))
+    assert after.values[:size].tolist() == [fresh[i] for i in window]
     assert set(fresh) == {*window, *run.ids(0)}
     assert plan["inputs"]["concentration_from"] == "scores/00000"
 
 
 def test_the_probe_decides_whether_the_rest_is_scored(
-    opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
+    opened: Opened, models: list[Path], scored: Path
 ) -> None:
     run = opened(what="window", probe=20, drift=0.9)
     said: list[str] = []
@@ -198,7 +192,7 @@ def test_the_probe_decides_whether_the_rest_is_scored(
 
 
 def test_c_is_of_one_set_that_has_nearly_all_of_the_rounds_prompts(
-    opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
+    opened: Opened, models: list[Path], scored: Path
 ) -> None:
     run = opened(what="round", every=2)
     step(run)
@@ -249,13 +243,9 @@ def _killed(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_cannot_be_used_is_told(
-    opened: Opened, models: list[Path], tmp_path: Path, in_process: list[list[str]]
-) -> None:
+def test_what_cannot_be_used_is_told(opened: Opened, models: list[Path], tmp_path: Path) -> None:
     run = opened(what="round", probe=0)
-    with pytest.raises(
-        InputError, match="a re-scoring is due after round 0 .* there is no checkpoint: give --check"
-    ):
+    with pytest.raises(InputError, match="a re-scoring is due after round 0 .* there is no checkpoint"):
         step(run)
     half = tmp_path / "half"
     shutil.copytree(models[1], half)
@@ -266,18 +256,13 @@ def test_what_cannot_be_used_is_told(
     other = tmp_path / "other"
     shutil.copytree(models[1], other)
     tiny.tokenizer(merges=5).save_pretrained(other)
-    with pytest.raises(
-        OutputError, match=r"has other prompts than the run's scored set \(gc_prompt_tokens differs"
-    ):
+    with pytest.raises(OutputError, match=r"has other prompts .* scored set \(gc_prompt_tokens differs"):
         step(run, other)
     shutil.rmtree(run.folder / "scores")
     no_template = tmp_path / "none"
     shutil.copytree(models[1], no_template)
     (no_template / "chat_template.jinja").unlink()
-    with pytest.raises(
-        GaincurateError,
-        match=r"scoring the checkpoint of round 0 failed: error: .* \(log: .*\. What was done",
-    ):
+    with pytest.raises(GaincurateError, match=r"scoring the checkpoint of round 0 failed: error: .* \(log"):
         step(run, no_template)
     assert run.state["round"] == 0
 
@@ -292,12 +277,8 @@ def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
     shots = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     segmentation = {"system": "-Be brief.", "system_override": True, "shots": shots, "max_length": 99}
     segmentation |= {"template_kwargs": {"enable_thinking": False}, "overlong": "truncate"}
-    identity = {
-        "source": {"prompt_column": "extra_info.q"},
-        "segmentation": segmentation,
-        "site": "final_norm",
-    }
-    identity |= {"layer": None, "inter_weight": 8.0, "dtype": "bfloat16"}
+    identity = {"source": {"prompt_column": "extra_info.q"}, "segmentation": segmentation}
+    identity |= {"site": "final_norm", "layer": None, "inter_weight": 8.0, "dtype": "bfloat16"}
     options = options_of(identity, tmp_path)
     assert options == {
         "id_column": "gc_id", "prompt_column": "extra_info.q", "system": "-Be brief.", "system_override": True,

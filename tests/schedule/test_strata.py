@@ -112,9 +112,7 @@ def test_weights_are_shares_of_a_round() -> None:
     assert strata.quotas(20, 0).tolist() == [10, 10]
     only_math = strata_of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
     assert only_math.quotas(10, 5).tolist() == [0, 10]
-    with pytest.raises(
-        InputError, match="a round has 11 prompts, and the groups with a weight over 0 have 10"
-    ):
+    with pytest.raises(InputError, match="a round has 11 prompts, and the groups with a .* have 10"):
         only_math.quotas(11, 0)
 
 
@@ -293,12 +291,8 @@ def _philox(seed: int, round_: int, stream: int, block: int) -> list[float]:
     for _ in range(10):
         first = 0xD2E7470EE14C6C93 * counter[0]
         second = 0xCA5A826395121157 * counter[2]
-        counter = [
-            (second >> 64) ^ counter[1] ^ key[0],
-            second & mask,
-            (first >> 64) ^ counter[3] ^ key[1],
-            first & mask,
-        ]
+        high, low = (second >> 64) ^ counter[1] ^ key[0], (first >> 64) ^ counter[3] ^ key[1]
+        counter = [high, second & mask, low, first & mask]
         key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
     return [((value >> 12) + 0.5) / 2**52 for value in counter]
 
@@ -338,7 +332,7 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 2)), max_size=60), st.integers(1, 7), st.data())
-def test_the_largest_of_each_group_are_those_of_a_sort(
+def test_the_largest_are_those_of_a_sort(
     items: list[tuple[int, int]], chunk: int, data: st.DataObject
 ) -> None:
     sizes = np.array(data.draw(st.lists(st.integers(0, 9), min_size=4, max_size=4)))

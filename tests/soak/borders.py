@@ -239,11 +239,7 @@ BORDERS: dict[str, list[Border]] = {
 
 
 def case(name: str, seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, object]]:
-    """One hostile file and one command that reads it.
-
-    Returns:
-        What is wrong, and facts: the file, the command, the exit code and the error.
-    """
+    """One hostile file and one command that reads it: what is wrong, and facts."""
     chance = random.Random(f"{name}:{seed}")
     border = chance.choice(BORDERS[name])
     file, change = chance.choice(border.files), chance.choice(border.changes)

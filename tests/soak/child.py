@@ -102,13 +102,7 @@ def _of_session(session: int) -> list[int]:
 def start(
     work: Sequence[str] | Callable[[], object], box: Path, before: Callable[[], object] = lambda: None
 ) -> Child:
-    """Begin a command in `box`, its folder.
-
-    Args:
-        work: the arguments of `gaincurate`, or a function.
-        box: where it stands.
-        before: called in the process before the work.
-    """
+    """Begin a command, the arguments of `gaincurate` or a function, in its folder; `before` is called there."""
     folder = Path(tempfile.mkdtemp(prefix="std-", dir=box.parent))
     for name in ("home", "tmp"):
         (box / name).mkdir(exist_ok=True)
@@ -153,9 +147,8 @@ def _settle(box: Path, folder: Path) -> None:
 
 def _work(work: Sequence[str] | Callable[[], object]) -> int:
     try:
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # what comes while Python starts is not tried
+        # What comes while Python starts is not tried.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if callable(work):
             work()
         else:

@@ -23,11 +23,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def make(made: Path) -> None:
-    """Write it into a new folder `made`.
-
-    Raises:
-        RuntimeError: a command that makes a part of it failed.
-    """
+    """Write it into a new folder `made`."""
     made.mkdir(parents=True)
     tiny.save_model(made / "model")
     tiny_gguf.write(made / "gguf")
