@@ -113,7 +113,7 @@ class ScoredSet:
                 yield from batch.to_pylist()
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """The row at a place, from 0, or from the end where it is negative; as Python values."""
+        """The row at a place as Python values, from the end if it is negative; an IndexError beyond both."""
         if not -len(self) <= place < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} rows; there is no row {place}")
         return dict(self.take([place % len(self)]).to_pylist()[0])
