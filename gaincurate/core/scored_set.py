@@ -138,7 +138,11 @@ class ScoredSet:
         return list(self.schema.names)
 
     def verify(self) -> None:
-        """Check every shard now; an OutputError where a file does not match the manifest."""
+        """Check every shard now.
+
+        Raises:
+            OutputError: a file does not match the manifest.
+        """
         for entry in self.manifest["shards"]:
             self._artifact.check(entry)
 
@@ -210,7 +214,11 @@ class ScoredSet:
         return places
 
     def row(self, gc_id: str) -> dict[str, Any]:
-        """One row by id, as Python values; see `rows`."""
+        """One row by id, as Python values.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
         return dict(self.rows([gc_id]).to_pylist()[0])
 
     def add_column(
@@ -250,7 +258,12 @@ class ScoredSet:
         self.__dict__.pop("_computed", None)  # read again when it is next used
 
     def computed_columns(self) -> dict[str, Json]:
-        """Names and descriptions of the computed columns: the manifest's hash, their own, how made."""
+        """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
+
+        Raises:
+            OutputError: a description is damaged.
+            StorageError: it cannot be read.
+        """
         paths = sorted((self.folder / COLUMNS).glob("gc_*.json"))
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
