@@ -256,9 +256,9 @@ def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]
 
 def zero_vector_sentence(count: int) -> str:
     """A sentence on hidden states without a direction."""
-    has, counts = (
-        ("has", "it counts as a token and adds") if count == 1 else ("have", "they count as tokens and add")
-    )
+    has, counts = "have", "they count as tokens and add"
+    if count == 1:
+        has, counts = "has", "it counts as a token and adds"
     return f"{counted(count, 'scored token')} {has} a zero vector as hidden state: {counts} nothing."
 
 

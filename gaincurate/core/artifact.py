@@ -89,9 +89,8 @@ class Artifact:
         if isinstance(self.place, Remote) and not kind.in_stores:
             raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
         self.mirror = Mirror(self.place, cache) if isinstance(self.place, Remote) else None
-        self.folder = (
-            self.mirror.folder if self.mirror else self.place
-        )  # with its files; of a store, the copy
+        # With its files; of a folder in an object store the local copy.
+        self.folder = self.mirror.folder if self.mirror else self.place
 
     def pull(self) -> None:
         """Copy a folder in an object store in."""
@@ -109,9 +108,9 @@ class Artifact:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, and folders (names that end in a slash), where they are there."""
-        with reading(self.folder, "delete files in"):
-            for name in names:
-                path = self.folder / name
+        for name in names:
+            path = self.folder / name
+            with reading(path, "delete"):
                 if not name.endswith("/"):
                     path.unlink(missing_ok=True)
                 elif path.is_dir():

@@ -29,9 +29,8 @@ from gaincurate.errors import OutcomeError
 _BEYOND = 2**53  # a double holds no more of them one by one
 _WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
-Key = tuple[
-    str, int, int, int | None, Any
-]  # by which two lines are the same: id, round, attempt, step, sample
+# Lines are the same by their id, round, attempt, step and sample.
+Key = tuple[str, int, int, int | None, Any]
 IdsOf = Callable[[int], Collection[str]]  # the ids of a round's prompts, by the round's number
 
 
