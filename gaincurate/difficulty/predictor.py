@@ -198,10 +198,8 @@ class ByAdapter:
 
         @torch.inference_mode()
         def leave_one_out() -> Floats:
-            values, references = (
-                torch.from_numpy(seen.values).float(),
-                predictor.encode(torch.from_numpy(inputs)),
-            )
+            values = torch.from_numpy(seen.values).float()
+            references = predictor.encode(torch.from_numpy(inputs))
             others = ~torch.eye(len(values), dtype=torch.bool)
             return probability(predictor.mix(references, references, values, others)).double().numpy()
 

@@ -113,7 +113,9 @@ def export(
     if for_sets is not None:
         rows = _chosen(scored, rows, left_out, pick, note)
     if drop is not None and left_out is not None:
-        verifier = drop.verifier and drop.verifier.model_dump(mode="json")
+        verifier = drop.verifier and {
+            name.removeprefix("verify_"): value for name, value in drop.verifier if name != "answer_column"
+        }
         facts |= {"drop": asdict(drop) | {"verifier": verifier}, "dropped": left_out.counts}
     options = replace(options, bare=options.bare or bool(facts.get("bare")))
     facts |= {

@@ -94,16 +94,17 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             return live
         if self._state is not None:
             live.restore(self._state, "the state of the data set")
-            self._left = range(self._state["step"] + 1, (live.round + 1) * live.budget + 1)
+        rounds = range(live.round + 1)
+        for round_ in rounds:
+            drop_half_line(run.outcomes(round_))  # of a process that was killed
+        if self._state is not None:
+            self._left = range(self._state["step"] + 1, len(rounds) * live.budget + 1)
         else:
-            planned, done = list[tuple[int, str]](), set[tuple[int, str]]()
-            for round_ in range(live.round + 1):
-                drop_half_line(run.outcomes(round_))  # of a process that was killed
-                lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
-                done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}
-                planned += [(round_, gc_id) for gc_id in run.ids(round_)]
+            lines = (read_file(run.outcomes(round_), round_, run.ids, run.rules) for round_ in rounds)
+            done = {(line.round, line.gc_id) for part in lines for line in part if line.sample in (None, 0)}
+            planned = [(round_, gc_id) for round_ in rounds for gc_id in run.ids(round_)]
             self._left = [draw for draw, place in enumerate(planned, 1) if place not in done]
-        self._state, self._reported, self._planned = None, None, (live.round + 1) * live.budget
+        self._state, self._reported, self._planned = None, None, len(rounds) * live.budget
         self._drawn = self._left[0] - 1 if self._left else self._planned
         return live
 

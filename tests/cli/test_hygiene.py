@@ -74,6 +74,8 @@ def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None
     counts = ", ".join(f"{check} {count}" for check, count in told["dropped"].items())
     assert f"{tmp_path}/train.dropped.jsonl: 9 rows dropped ({counts})" in result.stderr
     assert told["made"]["drop"]["max_prompt_tokens"] == 40
+    limits = {"seconds": 10.0, "memory": 4096, "workers": 2, "gold_as": None}
+    assert told["made"]["drop"]["verifier"] == {"verifier": "exact", **limits}
     plain = tmp_path / "plain.parquet"
     assert gaincurate("export", scored, "--trainer", "trl", "--out", plain).exit_code == 0
     assert len(ids(plain)) == 10

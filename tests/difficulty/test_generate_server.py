@@ -164,6 +164,15 @@ def test_the_model_is_the_servers_only_one_or_has_to_be_named(tmp_path: Path) ->
     assert not any("Authorization" in header for header in server.headers)
 
 
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with ChatServer() as server:
+        gone = server.url
+    said = f"^the server at {gone}/v1 failed 2 times for its models, the last time because of ConnectError"
+    with pytest.raises(ServerError, match=said):
+        roll_out(config(tmp_path, gone, retries=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_no_server_can_go_on_with_is_refused_without_a_request(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
     more = {"role": "user", "content": "hi", "more": float("nan")}

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gaincurate.replay.buffer import ReplayBuffer
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
@@ -26,6 +28,19 @@ def test_a_steps_numbers_are_those_counted_by_hand() -> None:
     expected |= {"kept": 5.0, "uninformative": 1.0, "evicted": 1.0, "steps": 2.0, "replay_steps": 1.0}
     expected |= {"tokens_generated": float(generated), "tokens_trained": float(trained)}
     assert found == {f"replay/{name}": value for name, value in expected.items()}
+
+
+def test_ages_are_of_what_is_replayed() -> None:
+    one = buffer(batch=4, capacity=4, fresh_share=0.25)
+    one.plan(0, 0)
+    one.insert([group("a", 0, version=0)])
+    one.plan(1, 10)
+    one.insert([group("b", 1, version=10), group("c", 1, version=9)])
+    plan = one.plan(2, 12)
+    assert sorted(back.gc_id for back in plan.replayed) == ["a", "b", "c"]
+    found = step_metrics(one, [group("z", 2, version=12)])
+    assert found["replay/age_mean"] == pytest.approx((12 + 2 + 3) / 3)
+    assert (found["replay/age_max"], found["replay/share"], found["replay/overlap"]) == (12, 0.75, 0)
 
 
 def test_a_step_without_replay_or_without_groups_has_zeros() -> None:

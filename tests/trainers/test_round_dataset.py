@@ -124,6 +124,8 @@ def test_a_resumed_loader_ends_in_the_same_plans_and_outcomes(tmp_path: Path, st
             break
     before.close()
     assert saved is not None
+    with run.outcomes(0).open("a") as file:
+        file.write('{"gc_id":')  # killed while it wrote a late outcome
     dataset = RoundDataset(run.folder)
     loader = StatefulLoader(dataset, 2)
     loader.load_state_dict(json.loads(saved))

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,7 +19,7 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
 from gaincurate.trainers.replay_loss import replay_loss
 from gaincurate.trainers.trl.live import attach, dataset
-from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays, Row, refuse_padding
 from trl_run import Ender, Ends
 
 BATCH, FRESH, GROUP, CAPACITY = 8, 4, 4, 12
@@ -374,6 +375,9 @@ def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_
     arithmetic.tokenizer().save_pretrained(tmp_path / "gpt2")
     with pytest.raises(InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding"):
         make(tmp_path / "gpt2", tmp_path).train()
+    tokens, padded = np.arange(2, 6, dtype=np.int32), make(tmp_path / "gpt2", tmp_path, pad_to_multiple_of=21)
+    with pytest.raises(InputError, match="with 21 tokens of padding"):  # 16 more would be padding already
+        refuse_padding(padded, Row("a", tokens, tokens, tokens > 0, 0.0 * tokens, 0.0))
 
 
 @pytest.mark.slow

@@ -84,9 +84,7 @@ def read_settings(sources: Sequence[str], markers: Sequence[str], command: Seque
 
 def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
     if source == "-" or Path(source).suffix.lower() in _KINDS:
-        notes = len(read.notes)
-        if not (tree := _inherited(source, read, ())):
-            raise InputError(f"--config {source}: there is no setting in it.")
+        notes, tree = len(read.notes), _inherited(source, read, ())
         read.sections |= set(tree) if len(read.notes) == notes else set()
         read.given |= flat(tree)
         return
@@ -294,12 +292,12 @@ def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any
         raise InputError(f"--config {source}: this is no {name}: {why}.", path=source) from error
     if not isinstance(tree, dict):
         raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
+    if not (tree or below):
+        raise InputError(f"--config {source}: there is no setting in it.")
     named = tree.pop("defaults", None)
     parents = [str(parent) for parent in (named if isinstance(named, list) else [named])]
     whole: dict[str, Any] = {}
-    for parent in (
-        parent for parent in parents if parent.endswith((".yaml", ".yml"))
-    ):  # else they are Hydra's
+    for parent in (each for each in parents if each.endswith((".yaml", ".yml"))):  # else they are Hydra's
         path = os.path.normpath(Path(source).parent / parent)
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)

@@ -296,12 +296,13 @@ def refuse_padding(trainer: Any, row: Row) -> None:
 
     It has not where the model's positions are counted from the padding's beginning.
     """
-    longer = row._replace(prompt_ids=np.append(np.repeat(row.prompt_ids[:1], _SHIFT), row.prompt_ids))
+    shift = max(_SHIFT, trainer.pad_to_multiple_of or 0)  # less might be padding already
+    longer = row._replace(prompt_ids=np.append(np.repeat(row.prompt_ids[:1], shift), row.prompt_ids))
     (plain,), (moved, _) = forward(trainer, [row]), forward(trainer, [row, longer])
     change = float(abs(plain - moved).mean()) if len(plain) else 0.0
     if change > _MOVED:
         raise InputError(
-            f"the model's log-probs move by {change:.2g} with {_SHIFT} tokens of padding in front, so a "
+            f"the model's log-probs move by {change:.2g} with {shift} tokens of padding in front, so a "
             "rollout replayed among other prompts would have other ratios: take a model with relative "
             "positions."
         )

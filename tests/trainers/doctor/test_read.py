@@ -86,6 +86,8 @@ def test_defaults_that_are_missing_or_lead_back(tmp_path: Path) -> None:
     read = read_settings([written(tmp_path, "child.yaml", "defaults: gone.yaml\na: 1\n")], [])
     assert (read.given, read.sections) == ({"a": 1}, set())
     assert "name gone.yaml, which is not here" in read.notes[0]
+    alone = read_settings([written(tmp_path, "alone.yaml", "defaults: gone.yaml\n")], [])
+    assert (alone.given, len(alone.notes)) == ({}, 1)
     written(tmp_path, "a.yaml", "defaults: b.yaml\n")
     written(tmp_path, "b.yaml", "defaults: a.yaml\n")
     with pytest.raises(InputError, match="its `defaults` lead back to"):
