@@ -160,9 +160,7 @@ class Comparison(Frozen):
     train: Train = Train()  # more fields of TRL's GRPOConfig, the same for all arms
     evaluation: Evaluation = Evaluation()  # how checkpoints are judged
     tune: Tune = Tune()  # the grid of `--tune`
-    controls: bool = (
-        True  # add uniform sampling with the replay and the `step_prompts` of each arm with its own
-    )
+    controls: bool = True  # add uniform sampling with the replay and the `step_prompts` of each arm
     arms: list[Arm] = Field(max_length=1_000)  # `uniform` and `length` are added if they are missing
 
     @model_validator(mode="after")

@@ -84,9 +84,7 @@ class Results:
     right: Floats  # [arms, 1 + marks, seeds, prompts], as the next two
     samples: Floats
     written: Floats  # tokens of all completions
-    costs: Mapping[
-        str, Floats
-    ]  # for each name in `COSTS`, [arms, 1 + marks, seeds]; at the start scoring alone
+    costs: Mapping[str, Floats]  # by name of `COSTS`, [arms, 1 + marks, seeds]; at the start scoring alone
     steps: Mapping[tuple[str, int], Mapping[str, Floats]]
     """By (arm, seed), for each name in `PER_STEP`, `[steps]`, NaN where there is no value."""
     tasks: list[str] | None  # of the prompts, None where nothing says them

@@ -218,7 +218,7 @@ def _made(document: Document) -> Part:
 def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
     """The references of a run, their cost beside the trainer's, and calibration.
 
-    `facts` are the `difficulty` of `schedule.status.status`, None where nothing is predicted.
+    `facts` are the `difficulty` of `schedule.observations.status`, None where nothing is predicted.
     """
     if facts is None or not facts["rounds"]:
         return []

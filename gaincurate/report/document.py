@@ -76,9 +76,7 @@ class Verdict:
     """The share of its rank variance between bins of similar length (eta squared), 0 to 1: what length says
     of it in any form; None for a constant signal."""
     target: str | None  # the target that decided, or None without any
-    estimate: (
-        Estimate | None
-    )  # the correlation that decided, at `level` rather than 95 %; None without a target
+    estimate: Estimate | None  # the correlation that decided, at `level` rather than 95 %
     level: float  # confidence of that interval: 95 % over all `looks` together (Bonferroni)
     looks: int  # signals times targets that were looked at
 

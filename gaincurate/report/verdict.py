@@ -128,7 +128,8 @@ def _weaker(first: Estimate, second: Estimate) -> Estimate:
 
 def _sign(interval: Estimate) -> int:
     """On which side of 0 an interval lies; 0 where it holds 0 or there is none."""
-    return int((interval.low or 0.0) > 0) - int((interval.high or 0.0) < 0)
+    low, high = interval.low or 0.0, interval.high or 0.0
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _notable(correlation: Estimate) -> bool:
@@ -442,15 +443,6 @@ def next_steps(document: Document) -> list[Step]:
     # A round of all prompts would leave a strategy nothing to choose.
     budget = min(1024, max(1, about.rows // 4))
     rounds = min(200, math.ceil(_PASSES * about.rows / budget))
-    command = [
-        "gaincurate",
-        "schedule",
-        "start",
-        about.folder,
-        "--run",
-        run,
-        "--strategy",
-        strategy,
-        *options,
-    ]
-    return [*steps, Step(text, shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)]))]
+    size = ["--budget", str(budget), "--rounds", str(rounds)]
+    command = ["gaincurate", "schedule", "start", about.folder, "--run", run, "--strategy", strategy]
+    return [*steps, Step(text, shlex.join([*command, *options, *size]))]

@@ -52,6 +52,8 @@ from gaincurate.schedule.observations import (
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 
+_LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
+
 
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
     """Open a run and write its round 0, unless its strategy has to wait for something before that.
@@ -303,9 +305,13 @@ def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | Non
 
 
 def _check_options(
-    config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None, own: base.Options
+    config: ScheduleConfig,
+    scored: ScoredSet,
+    kind: type[base.Selector],
+    by: str | None,
+    options: base.Options,
 ) -> None:
-    """See that a run may be opened with its options, the strategy's `own`, and the column of the order."""
+    """See that a run may be opened with its options, the strategy's own, and the column of the order."""
     what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"
     is_path, wrong = model.startswith(("/", "./", "../", "~")), None
     if config.budget > len(scored):
@@ -331,7 +337,7 @@ def _check_options(
         wrong = "--group-weights goes with --stratify COLUMN"
     elif config.rollouts and not config.where:
         wrong = f"--rollouts {config.rollouts} goes with --where"
-    elif config.where and getattr(own, "reuse_references", None) is not None:
+    elif config.where and getattr(options, "reuse_references", None) is not None:
         wrong = "--where and reuse_references do not go together: references are of the whole set"
     elif is_path and not os.path.exists(os.path.expanduser(model)):
         wrong = f"--model {model}: there is no such folder"
@@ -339,7 +345,7 @@ def _check_options(
         wrong = f"{strategy} does not read --history or --rates; posterior does"
     if wrong is not None:
         raise InputError(f"{wrong}.")
-    own.check_run(config, scored)
+    options.check_run(config, scored)
 
 
 def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path | None) -> None:
@@ -407,8 +413,7 @@ def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, 
     if both := sorted(taken & facts.keys()):
         wrong = f"{both[0]!r}, which plans have already; take another name"
     elif len(predicted) != config.budget or not all(
-        type(value) in (int, float) and abs(value) <= 1e9
-        for value in predicted  # figures come from them
+        type(value) in (int, float) and abs(value) <= _LARGEST for value in predicted
     ):
         wrong = f"'predicted' that is no finite failure rate for each of the {config.budget:,} prompts"
     elif len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):

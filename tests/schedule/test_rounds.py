@@ -100,6 +100,11 @@ def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> N
     assert plan["forecast"]["mean_angle"] == pytest.approx(np.mean(rows.column("gc_angle").to_numpy()))
 
 
+def test_nothing_is_scored_again_after_the_last_round(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4, rescore={"what": "full", "every": 2})
+    assert [run.rescores_after(round_) for round_ in range(4)] == [False, True, False, False]
+
+
 def test_the_rows_of_a_round_may_be_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     drawn, by_rank = (runs.begin(tmp_path, run=tmp_path / order, order=order) for order in ("drawn", "rank"))
     order = drawn.order(drawn.state["order"]).rows.tolist()
