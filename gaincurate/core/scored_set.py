@@ -149,11 +149,7 @@ class ScoredSet:
             yield table if columns is None else table.select(list(columns))
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One column of the whole set.
-
-        Raises:
-            InputError: no such column; lists those there are.
-        """
+        """One column of the whole set; `InputError`, which lists the columns, where there is no such one."""
         if name not in self.schema.names:
             raise InputError(
                 f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
@@ -164,20 +160,13 @@ class ScoredSet:
         return pa.chunked_array([c for column in chunks for c in column.chunks], chunks[0].type)
 
     def rows(self, ids: Sequence[str]) -> pa.Table:
-        """The rows with these ids, in the order asked for.
-
-        Raises:
-            InputError: an id that is not in the set.
-        """
+        """The rows with these ids, in the order asked for; `InputError` for an id that is not in the set."""
         return self.take(self._find(ids))
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
         """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
 
-        Only the shards that hold them are opened.
-
-        Raises:
-            InputError: a place that the set does not have.
+        Only the shards that hold them are opened. Raises `InputError` for a place that the set does not have.
         """
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
@@ -300,20 +289,16 @@ class ScoredSet:
             shards = (self._own(index, [ID]) for index in range(len(self._sizes)))
             ids = pa.chunked_array([table.column(ID).combine_chunks() for table in shards], pa.string())
             for name, how in columns.items():
-                table = self._read_computed(name, how)
+                path = self.folder / COLUMNS / f"{name}.arrow"
+                if how["manifest"] != self.manifest_hash:
+                    why = f"was made for another set (its manifest hash differs); {_AGAIN}."
+                    raise OutputError(f"{path} {why}", path=str(path))
+                if not path.exists() or digest_file(path) != how["hash"]:
+                    raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
+                table = open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
                 places = pc.index_in(ids, value_set=table.column(ID).combine_chunks())
                 columns[name] = take(table.select(["value"]), places).column(0)
         return columns
-
-    def _read_computed(self, name: str, description: Json) -> pa.Table:
-        path = self.folder / COLUMNS / f"{name}.arrow"
-        if description["manifest"] != self.manifest_hash:
-            raise OutputError(
-                f"{path} was made for another set (its manifest hash differs); {_AGAIN}.", path=str(path)
-            )
-        if not path.exists() or digest_file(path) != description["hash"]:
-            raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
-        return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
 
 
 def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:

@@ -50,11 +50,6 @@ class Shape:
     dtype: torch.dtype
 
     @property
-    def bytes(self) -> int:
-        """Of the states, each read once."""
-        return self.tokens * self.hidden * self.dtype.itemsize
-
-    @property
     def bounds(self) -> Tensor:
         """Questions, then prefixes, `[2 * samples, 2]`."""
         starts = torch.arange(0, self.tokens, self.sample)
@@ -99,7 +94,7 @@ def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator
     calls["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
     calls["T x T matrix, bfloat16"] = lambda hidden: pairwise(hidden, shape.sample, torch.bfloat16)
     for name, call in calls.items():
-        yield timed({"method": name}, call, buffers, shape, copy)
+        yield timed({"method": name}, call, buffers, copy)
 
 
 def by_width(device: str, copy: float, *, sweep: bool) -> Iterator[dict[str, Any]]:
@@ -118,7 +113,7 @@ def by_width(device: str, copy: float, *, sweep: bool) -> Iterator[dict[str, Any
             for blocks in [chosen, *tried]:
                 launch.BLOCKS[padded] = blocks
                 call = unit_sums(shape, device, norm=norm)
-                yield timed({"fused norm": norm is not None, **blocks._asdict()}, call, buffers, shape, copy)
+                yield timed({"fused norm": norm is not None, **blocks._asdict()}, call, buffers, copy)
             launch.BLOCKS[padded] = chosen
 
 
@@ -132,23 +127,19 @@ def unit_sums(shape: Shape, device: str, **options: Any) -> Call:
 
 def made_states(shape: Shape, device: str) -> list[Tensor]:
     """Random states, in as many buffers as no cache holds."""
-    generator = torch.Generator(device).manual_seed(0)
-    count = min(max(2, -(-_READ[torch.device(device).type] // shape.bytes)), 32)
-    size = (shape.tokens, shape.hidden)
-    return [
-        (torch.randn(size, generator=generator, device=device) + 0.3).to(shape.dtype) for _ in range(count)
-    ]
+    generator, size = torch.Generator(device).manual_seed(0), (shape.tokens, shape.hidden)
+    read = shape.tokens * shape.hidden * shape.dtype.itemsize
+    count = min(max(2, -(-_READ[torch.device(device).type] // read)), 32)
+    made = (torch.randn(size, generator=generator, device=device) + 0.3 for _ in range(count))
+    return [states.to(shape.dtype) for states in made]
 
 
-def timed(
-    facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], shape: Shape, copy: float
-) -> dict[str, Any]:
+def timed(facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], copy: float) -> dict[str, Any]:
     """A row of a table: GB/s of states read, and per cent of the bandwidth of a copy."""
-    taken = seconds(call, buffers)
-    rate = shape.bytes / taken / 1e9
-    facts |= {"dtype": str(shape.dtype).removeprefix("torch."), "tokens": shape.tokens}
-    facts |= {"hidden": shape.hidden, "milliseconds": taken * 1e3, "GB/s": rate}
-    return facts | {"% of copy": 100 * rate / copy}
+    states, taken = buffers[0], seconds(call, buffers)
+    rate, (tokens, hidden) = states.nbytes / taken / 1e9, states.shape
+    facts |= {"dtype": str(states.dtype).removeprefix("torch."), "tokens": tokens, "hidden": hidden}
+    return facts | {"milliseconds": taken * 1e3, "GB/s": rate, "% of copy": 100 * rate / copy}
 
 
 def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
