@@ -149,7 +149,11 @@ class ScoredSet:
             yield table if columns is None else table.select(list(columns))
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One column of the whole set; `InputError`, which lists the columns, where there is no such one."""
+        """One column of the whole set.
+
+        Raises:
+            InputError: no such column; lists those there are.
+        """
         if name not in self.schema.names:
             raise InputError(
                 f"{self.place} has no column {name!r}; it has {', '.join(self.schema.names)}"
@@ -160,13 +164,20 @@ class ScoredSet:
         return pa.chunked_array([c for column in chunks for c in column.chunks], chunks[0].type)
 
     def rows(self, ids: Sequence[str]) -> pa.Table:
-        """The rows with these ids, in the order asked for; `InputError` for an id that is not in the set."""
+        """The rows with these ids, in the order asked for.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
         return self.take(self._find(ids))
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
         """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
 
-        Only the shards that hold them are opened. Raises `InputError` for a place that the set does not have.
+        Only the shards that hold them are opened.
+
+        Raises:
+            InputError: a place that the set does not have.
         """
         places = np.asarray(rows, np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):

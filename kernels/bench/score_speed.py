@@ -163,7 +163,7 @@ def gemm_operations(prefill: Prefill, prompt: Segmented) -> float:
     with FlopCounterMode(display=False) as counter:
         prefill([prompt])
     counts, products = counter.get_flop_counts()["Global"], (torch.ops.aten.mm, torch.ops.aten.addmm)
-    return sum(counts.get(product, 0) for product in products) / prompt.end
+    return float(sum(counts.get(product, 0) for product in products) / prompt.end)
 
 
 def main() -> None:
