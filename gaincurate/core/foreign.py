@@ -43,9 +43,12 @@ class Malformed(ValueError):
 def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     """A whole regular file; an OSError where it is none, or has more than `most` bytes."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most:
-            # A file of the kernel has more than its size says, and none has so much more that a part hurts.
-            data = file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            data = file.read(size + 1)
+            # A file of the kernel has more than its size says, /proc/self/pagemap 512 GB.
+            while len(data) <= most and (part := file.read(len(data) + 1)):
+                data += part
             if len(data) <= most:
                 return data
     raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))

@@ -60,8 +60,9 @@ class Score:
 
 def signal_fields(signals: Sequence[str], width: int | None = None) -> list[pa.Field]:
     """The columns that a run's signals add after `SCORE_FIELDS`; `width` is an embedding's."""
-    names = [*LIKELIHOODS[: "nll" in signals], *(LIKELIHOODS[1:] if "entropy" in signals else ())]
-    fields = [pa.field(name, pa.float32()) for name in names]
+    fields = [pa.field(LIKELIHOODS[0], pa.float32())] if "nll" in signals else []
+    if "entropy" in signals:
+        fields += [pa.field(name, pa.float32()) for name in LIKELIHOODS[1:]]
     if "embedding" in signals:
         assert width is not None
         fields.append(pa.field(EMBEDDING, pa.list_(pa.float16(), width)))

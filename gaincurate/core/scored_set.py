@@ -113,7 +113,7 @@ class ScoredSet:
                 yield from batch.to_pylist()
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """The row at a place, from 0, or from the end where it is negative; as Python values."""
+        """The row at a place as Python values, from the end if it is negative; an IndexError beyond both."""
         if not -len(self) <= place < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} rows; there is no row {place}")
         return dict(self.take([place % len(self)]).to_pylist()[0])
@@ -138,7 +138,11 @@ class ScoredSet:
         return list(self.schema.names)
 
     def verify(self) -> None:
-        """Check every shard now; an OutputError where a file does not match the manifest."""
+        """Check every shard now.
+
+        Raises:
+            OutputError: a file does not match the manifest.
+        """
         for entry in self.manifest["shards"]:
             self._artifact.check(entry)
 
@@ -210,7 +214,11 @@ class ScoredSet:
         return places
 
     def row(self, gc_id: str) -> dict[str, Any]:
-        """One row by id, as Python values; see `rows`."""
+        """One row by id, as Python values.
+
+        Raises:
+            InputError: an id that is not in the set.
+        """
         return dict(self.rows([gc_id]).to_pylist()[0])
 
     def add_column(
@@ -250,7 +258,12 @@ class ScoredSet:
         self.__dict__.pop("_computed", None)  # read again when it is next used
 
     def computed_columns(self) -> dict[str, Json]:
-        """Names and descriptions of the computed columns: the manifest's hash, their own, how made."""
+        """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
+
+        Raises:
+            OutputError: a description is damaged.
+            StorageError: it cannot be read.
+        """
         paths = sorted((self.folder / COLUMNS).glob("gc_*.json"))
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 

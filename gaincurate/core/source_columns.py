@@ -134,8 +134,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_chat(kind: pa.DataType) -> bool:
-    item = kind.value_type if _is_list(kind) else kind
-    return item is not kind and pt.is_struct(item) and {"role", "content"} <= {f.name for f in item}
+    is_of_structs = _is_list(kind) and pt.is_struct(kind.value_type)
+    return is_of_structs and {"role", "content"} <= {field.name for field in kind.value_type}
 
 
 def _can_be_prompt(kind: pa.DataType | None) -> bool:

@@ -11,7 +11,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -190,7 +190,9 @@ class Observed:
     losses: Floats
     accuracy: float
     concentration: float
-    late: tuple[Ints, Floats, Floats] = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+    late: tuple[Ints, Floats, Floats] = field(
+        default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+    )
     tokens: Floats | None = None
 
 

@@ -182,7 +182,8 @@ def advance(
         selector, inputs, checkpoint = selector_of(run, state), {}, state["checkpoint"]
     finished = round_ == run.config.rounds
     if not finished:
-        _check_references(run.config, type(selector), references)
+        if references is not None:
+            _check_references(run.config, type(selector), references)
         selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
     if log:  # not in the plan, which a trainer that was killed and run again must not change
         run.log(**log)

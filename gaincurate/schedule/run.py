@@ -205,7 +205,7 @@ class Run:
     def order(self, digest: str) -> Order:
         """The order with this content: in use, about to be, or saved; OutputError where there is none."""
         current = self.folder / ORDER
-        for path in (current, self.next_order, self._saved_order(digest)):
+        for path in (current, self.next_order, self.folder / _SAVED_ORDERS / f"{digest}.arrow"):
             if path.exists() and (order := Order(path)).digest == digest:
                 return order
         raise OutputError(
@@ -215,7 +215,7 @@ class Run:
 
     def settle_order(self, digest: str) -> None:
         """Put the order of the newest state in its place; a kill can come before that."""
-        current, saved = self.folder / ORDER, self._saved_order(digest)
+        current, saved = self.folder / ORDER, self.folder / _SAVED_ORDERS / f"{digest}.arrow"
         if self.next_order.exists():
             if Order(self.next_order).digest == digest:
                 self.next_order.replace(current)
@@ -227,7 +227,7 @@ class Run:
 
     def keep_order(self) -> None:
         """Keep the order in use under a name of its own, for a trainer that may go back to it."""
-        saved = self._saved_order(Order(self.folder / ORDER).digest)
+        saved = self.folder / _SAVED_ORDERS / f"{Order(self.folder / ORDER).digest}.arrow"
         if not saved.exists():
             with reading(saved, "write"):
                 saved.parent.mkdir(exist_ok=True)
@@ -236,12 +236,9 @@ class Run:
 
     def forget_orders(self, but: set[str]) -> None:
         """Delete the saved orders that nothing can go back to any more: all but those with these digests."""
-        for path in self._saved_order("").parent.glob("*.arrow"):
+        for path in (self.folder / _SAVED_ORDERS).glob("*.arrow"):
             if path.stem not in but:
                 path.unlink(missing_ok=True)
-
-    def _saved_order(self, digest: str) -> Path:
-        return self.folder / _SAVED_ORDERS / f"{digest}.arrow"
 
     @property
     def prompts(self) -> int:
@@ -265,12 +262,12 @@ class Run:
     @property
     def state(self) -> Json:
         """The state that the newest round was planned with, or the one after the last round."""
-        newest, path = self.round, self.folder / STATE
+        newest, path = newest_round(self.folder), self.folder / STATE
         if newest < 0 or path.exists():
             state = read_sealed(path)
             if newest < 0 or state["finished"]:
                 return state
-        return self.state_of(newest)
+        return read_sealed(self.round_folder(newest) / STATE)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""

@@ -113,7 +113,8 @@ def export(
     if for_sets is not None:
         rows = _chosen(scored, rows, left_out, pick, note)
     if drop is not None and left_out is not None:
-        facts |= {"drop": asdict(drop), "dropped": left_out.counts}
+        verifier = drop.verifier and drop.verifier.model_dump(mode="json")
+        facts |= {"drop": asdict(drop) | {"verifier": verifier}, "dropped": left_out.counts}
     options = replace(options, bare=options.bare or bool(facts.get("bare")))
     facts |= {
         "manifest": scored.manifest_hash,

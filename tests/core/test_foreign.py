@@ -179,8 +179,17 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 def test_a_file_whose_size_is_not_known_has_a_bound() -> None:
     assert Path("/proc/self/status").stat().st_size == 0
     assert b"\nPid:" in read_bytes(Path("/proc/self/status"))
-    with pytest.raises(OSError, match="more than 10 bytes"):
-        read_bytes(Path("/proc/self/status"), 10)
+    for path, most in (("/proc/self/status", 10), ("/proc/self/pagemap", 1 << 16)):
+        with pytest.raises(OSError, match=f"more than {most:,} bytes"):
+            read_bytes(Path(path), most)
+
+
+def test_a_file_is_read_whole_and_no_byte_more_than_allowed(tmp_path: Path) -> None:
+    data = os.urandom(3 * 2**16 + 7)
+    (tmp_path / "file").write_bytes(data)
+    assert read_bytes(tmp_path / "file", len(data)) == read_bytes(tmp_path / "file") == data
+    with pytest.raises(OSError, match=f"more than {len(data) - 1:,} bytes"):
+        read_bytes(tmp_path / "file", len(data) - 1)
 
 
 def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,9 @@ def test_rollouts_that_are_there_are_not_made_twice_and_those_of_another_policy_
     )
     assert interrupted(other) == 1
     assert interrupted(other) == 0
+    other.rename(tmp_path / "away")  # as a trainer deletes what it has no use for
+    assert interrupted(other) == 0
+    (tmp_path / "away").rename(other)
     half = tmp_path / "half"
     shutil.copytree(other, half)
     (half / "model.safetensors").write_bytes((half / "model.safetensors").read_bytes()[:999])

@@ -79,7 +79,13 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "budget"), [([2, 10, 3, 3], 5), ([8, 8, 3, 3, 6], 27), ([11, 2, 2, 4, 3, 9, 8, 7], 45)]
+    ("sizes", "budget"),
+    [
+        ([2, 10, 3, 3], 5),
+        ([8, 8, 3, 3, 6], 27),
+        ([11, 2, 2, 4, 3, 9, 8, 7], 45),
+        ([10, 5, 6, 4, 3, 4, 9, 5], 45),
+    ],
 )
 def test_the_earliest_due_alone_would_leave_a_group_behind(sizes: list[int], budget: int) -> None:
     # Found by search: without the rules for ties a group is a whole prompt off here.

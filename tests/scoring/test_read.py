@@ -173,9 +173,9 @@ def test_ranges_of_a_cursor_are_slices_and_ascending_ones_come_in_one_pass(
     opened: list[int] = []
 
     def counted(reader: Reader) -> Reader:
-        def raw(skip: int) -> Iterator[pa.RecordBatch]:
+        def raw(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
             opened.append(skip)
-            yield from reader.raw(skip)
+            yield from reader.raw(schema, skip)
 
         return replace(reader, raw=raw)
 

@@ -50,19 +50,19 @@ _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 class Reader:
     """A part of the source: its columns and types, and how many rows it has.
 
-    `raw` takes a number of rows to skip and gives the others, in batches of any size and of `schema`. `notes`
-    are sentences for the user.
+    `raw` takes the schema that is wanted, for a format whose rows fit any, and a number of rows to skip. It
+    gives the other rows, in batches of any size. `notes` are sentences for the user.
     """
 
     path: Path
     schema: pa.Schema
     rows: int
-    raw: Callable[[int], Iterator[pa.RecordBatch]]
+    raw: Callable[[pa.Schema, int], Iterator[pa.RecordBatch]]
     notes: tuple[str, ...] = ()
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """The rows after so many, cast to a schema of which the part may lack columns."""
-        for batch in self.raw(skip):
+        for batch in self.raw(schema, skip):
             # A file's own batch may be the whole file, and its rows become Python objects further on.
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
@@ -102,11 +102,11 @@ def unreadable_as(path: Path, kind: str) -> Refuse:
     return lambda why: refused(path, f" is no readable {kind} file: {why}. {end}")
 
 
-def _parquet(path: Path, skip: int) -> Iterator[pa.RecordBatch]:
+def _parquet(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
     return parquet_batches(path, unreadable_as(path, "Parquet"), rows=BATCH_ROWS, skip=skip)
 
 
-def _arrow(path: Path, skip: int) -> Iterator[pa.RecordBatch]:
+def _arrow(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
     refuse = unreadable_as(path, "Arrow")
     return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
 
@@ -179,8 +179,7 @@ def _open_json(path: Path) -> Reader:
         for name in kinds
         if name in texts
     ]
-    schema = pa.schema(list(kinds.items()))
-    return Reader(path, schema, rows, partial(_json, path, texts, schema), tuple(notes))
+    return Reader(path, pa.schema(list(kinds.items())), rows, partial(_json, path, texts), tuple(notes))
 
 
 def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
@@ -259,7 +258,11 @@ def _open_csv(path: Path) -> Reader:
             possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
     kinds = {name: (possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names}
     schema = pa.schema([(name, kinds[name]) for name in names])
-    return Reader(path, schema, rows, lambda skip: _after(skip, _csv_batches(path, kinds) if kinds else ()))
+    return Reader(path, schema, rows, partial(_csv, path, kinds))
+
+
+def _csv(path: Path, kinds: dict[str, pa.DataType], _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+    return _after(skip, _csv_batches(path, kinds) if kinds else ())
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:

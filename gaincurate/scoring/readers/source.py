@@ -240,7 +240,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
 
     schema = loaded.features.arrow_schema
 
-    def batches(skip: int) -> Iterator[pa.RecordBatch]:
+    def batches(_: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         for table in loaded.skip(skip).with_format("arrow").iter(BATCH_ROWS):
             yield from table.cast(schema).combine_chunks().to_batches()
 
