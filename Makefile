@@ -89,8 +89,11 @@ docs-serve: $(READY)  ## show the site at http://localhost:8000 while you write
 bench: $(READY)  ## time the angle code on this machine
 	PYTHONPATH=kernels $(BIN)/python kernels/bench/kernel_speed.py
 
-# With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network.
+# With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network. So the tests
+# of the kernels run where pytest is installed, and without our settings, which name plugins that such a machine lacks.
 bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
+	if $(PYTHON) -c "import hypothesis, pytest"; then PYTHONPATH=.:kernels:tests $(PYTHON) -m pytest -q -c /dev/null \
+	  --rootdir=. --import-mode=importlib -p no:cacheprovider tests/kernels/test_angle_kernels*.py; fi
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/kernel_speed.py --device cuda $(BENCH_OPTIONS)
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/score_speed.py --device cuda --shape 0.5B --rows 10000 --passes 1
 	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/score_speed.py --device cuda --shape 1.5B --rows 5000 --passes 1

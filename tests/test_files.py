@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 
 from gaincurate.core.files import (
-    append_line,
     append_lines,
     digest_files,
     json_lines,
@@ -26,7 +25,9 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("write", [lambda path: write_atomic(path, b"x"), lambda path: append_line(path, {})])
+@pytest.mark.parametrize(
+    "write", [lambda path: write_atomic(path, b"x"), lambda path: append_lines(path, [{}])]
+)
 def test_a_pipe_where_a_file_of_our_own_belongs_is_refused(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:

@@ -24,18 +24,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from gaincurate.core import files
 from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
-from gaincurate.core.files import (
-    append_line,
-    differing_keys,
-    digest_bytes,
-    digest_file,
-    is_temporary,
-    json_bytes,
-    reading,
-    to_lines,
-    write_atomic,
-)
 from gaincurate.core.foreign import json_value, read_bytes
 from gaincurate.core.locks import WORK, Split, work_folder, writing
 from gaincurate.core.store import Mirror, Remote, located
@@ -76,12 +66,8 @@ class Kind:
 class Artifact:
     """One such folder, to be made or read. Nothing is opened or checked before a method is called.
 
-    Every method raises StorageError where the file system or the store refuses.
-
-    Args:
-        folder: a local path, or the URL of an object store, for a kind that may lie in one.
-        kind: which use it is.
-        cache: where copies of object stores are. Default: the cache of the process.
+    Every method raises StorageError where the file system or the store refuses. The folder is a local path,
+    or the URL of an object store for a kind that may lie in one, whose copies are in the `cache`.
     """
 
     def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
@@ -89,7 +75,7 @@ class Artifact:
         if isinstance(self.place, Remote) and not kind.in_stores:
             raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
         self.mirror = Mirror(self.place, cache) if isinstance(self.place, Remote) else None
-        # With its files; of a folder in an object store the local copy.
+        # With its files; of a store, the copy.
         self.folder = self.mirror.folder if self.mirror else self.place
 
     def pull(self) -> None:
@@ -97,20 +83,20 @@ class Artifact:
         if self.mirror is not None:
             self.mirror.pull()
             if logs := [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]:
-                write_atomic(self.folder / EXECUTION, b"".join(logs))
+                files.write_atomic(self.folder / EXECUTION, b"".join(logs))
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         if self.mirror is not None:
             self.mirror.put(name, data)
         else:
-            write_atomic(self.folder / name, data)
+            files.write_atomic(self.folder / name, data)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, and folders (names that end in a slash), where they are there."""
         for name in names:
             path = self.folder / name
-            with reading(path, "delete"):
+            with files.reading(path, "delete"):
                 if not name.endswith("/"):
                     path.unlink(missing_ok=True)
                 elif path.is_dir():
@@ -120,9 +106,11 @@ class Artifact:
 
     def names(self) -> set[str]:
         """The names of files and folders that are there, of folders with a slash at the end."""
-        with reading(self.folder):
+        with files.reading(self.folder):
             entries = os.scandir(self.folder) if self.folder.is_dir() else ()
-            names = {entry.name + "/" * entry.is_dir() for entry in entries if not is_temporary(entry.name)}
+            names = {
+                entry.name + "/" * entry.is_dir() for entry in entries if not files.is_temporary(entry.name)
+            }
         return names - {f"{WORK}/", f"{EXECUTIONS}/"}
 
     @property
@@ -174,12 +162,11 @@ class Artifact:
     def read_identity(self, *, damaged: bool = False) -> Json | None:
         """The identity that the folder was begun with; None where it was not, or it is `damaged` and may be.
 
-        Raises:
-            OutputError: the folder holds something else, or its identity is damaged.
+        Raises `OutputError` where the folder holds something else, or its identity is damaged.
         """
         self.pull()
         out, name, path = self.place, self.kind.name, self.folder / IDENTITY
-        with reading(path):
+        with files.reading(path):
             if os.path.lexists(self.folder) and not self.folder.is_dir():
                 raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
             if not path.exists():
@@ -202,7 +189,7 @@ class Artifact:
     def _facts(self, path: Path) -> Json | None:
         """An identity or a manifest; None where it is damaged, an OutputError where it is another kind's."""
         try:
-            with reading(path):
+            with files.reading(path):
                 facts: Json = json_value(read_bytes(path))
             holds = str(facts.get("kind", "scores"))
         except (ValueError, AttributeError):
@@ -217,7 +204,7 @@ class Artifact:
     def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
         """Refuse another identity of the folder, or of its part at `path`; names keys with both values."""
         path = path or self.place
-        if changes := list(differing_keys(old, new)):
+        if changes := list(files.differing_keys(old, new)):
             hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
             raise OutputError(
                 f"{path} holds {self.kind.holds} of another run: {in_words(changes)}{hint}. Give another "
@@ -234,7 +221,7 @@ class Artifact:
                 f"{self.folder} is not on {here}, where a worker runs: --out and the data must be on a file "
                 "system that all machines share, under the same path."
             )
-        if changes := list(differing_keys(identity, other)):
+        if changes := list(files.differing_keys(identity, other)):
             raise InputError(
                 f"a worker on {here} would not give the same results: {in_words(changes)}. "
                 "Have all workers on machines of one kind (--worker-label), with the same packages and files."
@@ -242,7 +229,7 @@ class Artifact:
 
     def begin(self, identity: Json) -> None:
         """Write the identity, which is all that can change a value; call `remove` first."""
-        self.put(IDENTITY, json_bytes(identity))
+        self.put(IDENTITY, files.json_bytes(identity))
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
         """Write part `index`, from 0, whole; `table` owns fresh buffers, see `encode_shard`.
@@ -262,7 +249,7 @@ class Artifact:
     def _read_part(self, index: int, identity: Json) -> tuple[Json, Json]:
         """A part's facts, its size and its hash, after the part was checked."""
         path = self.part(index)
-        with reading(path):
+        with files.reading(path):
             data = read_bytes(path)
         info = parse_info(data, path)
         self.refuse_other(info["identity"], identity, path)
@@ -272,7 +259,7 @@ class Artifact:
                 "repeat the command.",
                 path=str(path),
             )
-        return info, {"bytes": len(data), "hash": digest_bytes(data)}
+        return info, {"bytes": len(data), "hash": files.digest_bytes(data)}
 
     def reopen(self) -> None:
         """Make a finished folder that lost a part unfinished again."""
@@ -283,10 +270,10 @@ class Artifact:
 
         It is a line of `execution.jsonl`, and a file of its own in an object store.
         """
-        append_line(self.folder / EXECUTION, record)
+        files.append_lines(self.folder / EXECUTION, [record])
         if self.mirror is not None:
             name = f"{EXECUTIONS}/{int(begun)}-{socket.gethostname()}-{os.getpid()}.json"
-            self.mirror.put(name, to_lines([record]))
+            self.mirror.put(name, files.to_lines([record]))
 
     def finish(self, identity: Json, count: int) -> Json:
         """Write `rejected.jsonl`, then the manifest: the same bytes for the same parts."""
@@ -301,14 +288,14 @@ class Artifact:
         totals = self.kind.totals(facts, len(rejected))
         manifest = {"format": self.kind.format, **totals, "identity": identity, "shards": parts}
         if rejected:
-            self.put(REJECTED, to_lines(rejected))
-        self.put(MANIFEST, json_bytes(manifest))
+            self.put(REJECTED, files.to_lines(rejected))
+        self.put(MANIFEST, files.json_bytes(manifest))
         return manifest
 
     def read_manifest(self) -> Json:
         """The manifest; an OutputError if the folder is absent, unfinished, or of another kind or format."""
         folder, kind, path = self.place, self.kind, self.folder / MANIFEST
-        with reading(path):
+        with files.reading(path):
             finished = path.exists()
         if not finished:
             if self.begun:
@@ -348,7 +335,7 @@ class Artifact:
     def check(self, entry: Json) -> Path:
         """The file of a manifest's entry; an OutputError where it is missing or damaged."""
         path: Path = self.folder / entry["file"]
-        if not path.exists() or digest_file(path) != entry["hash"]:
+        if not path.exists() or files.digest_file(path) != entry["hash"]:
             raise self.mismatch(path)
         return path
 
@@ -382,11 +369,6 @@ def shard_name(index: int) -> str:
     return f"shard-{index:05d}.arrow"
 
 
-def shard_count(rows: int, shard_rows: int) -> int:
-    """How many shards `rows` source rows make."""
-    return -(-rows // shard_rows)
-
-
 def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     """An Arrow IPC file of one uncompressed record batch, with `info` in the schema's metadata.
 
@@ -394,7 +376,7 @@ def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     bytes under nulls and after the last bit are written as they lie in memory.
     """
     # The hash covers the file that holds zeros in its place, so the schema and the footer too.
-    content = digest_bytes(_serialize(table, {**info, "content": _NO_HASH}))
+    content = files.digest_bytes(_serialize(table, {**info, "content": _NO_HASH}))
     return _serialize(table, {**info, "content": content})
 
 
@@ -409,7 +391,7 @@ def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
 
 def read_info(path: Path) -> Json:
     """The `info` of a shard's file; see `parse_info`."""
-    with reading(path):
+    with files.reading(path):
         data = read_bytes(path)
     return parse_info(data, path)
 
@@ -427,7 +409,7 @@ def parse_info(data: bytes, path: Path) -> Json:
         content = info["content"].encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged("is cut short or no shard") from error
-    if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
+    if files.digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
         raise damaged("does not match the hash in it")
     return info
 

@@ -104,7 +104,11 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        descriptor = os.open(path.parent, os.O_RDONLY)  # the new name is to be durable too
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,11 +135,6 @@ def write_lines(path: Path, values: Iterable[object]) -> int:
             file.write(to_lines([value]))
             count += 1
     return count
-
-
-def append_line(path: Path, value: object) -> None:
-    """Append one line of JSON; see `append_lines`."""
-    append_lines(path, [value])
 
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
@@ -185,15 +184,6 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
 def log_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one."""
     return [entry for _, entry in json_lines(path) if entry is not None] if path.exists() else []
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_temporary(name: str) -> bool:

@@ -41,11 +41,7 @@ class Malformed(ValueError):
 
 
 def read_bytes(path: Path, most: int = LARGEST) -> bytes:
-    """A whole regular file.
-
-    Raises:
-        OSError: the file system does not give it, it is no regular file, or has more than `most` bytes.
-    """
+    """A whole regular file; an OSError where it is none, or has more than `most` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= most:
@@ -92,9 +88,8 @@ def json_file(path: Path) -> Any:
 def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
     """The value of a JSON text; `surrogates` lets halves of surrogate pairs through, for a caller that looks.
 
-    Raises:
-        ValueError: it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too deeply, or
-            holds half of a surrogate pair.
+    Raises ValueError where it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too
+    deeply, or holds half of a surrogate pair.
     """
     # Not by json.loads, which guesses other encodings and makes infinity of 1e999.
     text = data.removeprefix(_BOM).decode() if isinstance(data, bytes) else data
@@ -171,12 +166,8 @@ def toml_value(text: str) -> dict[str, Any]:
 def yaml_value(text: str, loader: Any = None) -> Any:
     """The value of a YAML text, in the types of JSON, and dates.
 
-    Args:
-        text: the document.
-        loader: a child of `yaml.SafeLoader` that makes values of plain texts in another way.
-
-    Raises:
-        ValueError: it is no YAML, too long, nested too deeply, or holds itself.
+    The `loader`, a child of `yaml.SafeLoader`, makes values of plain texts in another way. Raises ValueError
+    where the text is no YAML, too long, nested too deeply, or holds itself.
     """
     import yaml
 

@@ -29,11 +29,11 @@ def main() -> int:
     """Run the command."""
     end, grace, command = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]), sys.argv[3:]
     for number in _DEAF_TO:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, frame: None)  # the command would inherit SIG_IGN
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SUBREAPER, 1)
     try:
-        child = subprocess.Popen(command, start_new_session=True, restore_signals=True, preexec_fn=_usual)
+        child = subprocess.Popen(command, start_new_session=True)
     except OSError as error:
         end.sendall(f"error {(error.strerror or str(error)).lower()}".encode())
         return 1
@@ -50,11 +50,6 @@ def main() -> int:
     with suppress(OSError):
         end.sendall(f"code {child.poll()}".encode())  # it may have ended since it was last asked
     return 0
-
-
-def _usual() -> None:
-    for number in _DEAF_TO:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
@@ -87,15 +82,13 @@ def _clear(child: subprocess.Popen[bytes]) -> None:
 def _living(child: subprocess.Popen[bytes]) -> list[int]:
     """The command's processes that have not ended; those that have are cleared away."""
     child.poll()
+    _clear(child)
     if sys.platform != "linux":
         try:
             os.killpg(child.pid, 0)
         except (ProcessLookupError, PermissionError):
             return []
         return [-child.pid]
-    with suppress(ChildProcessError):
-        while child.returncode is not None and os.waitpid(-1, os.WNOHANG)[0]:
-            pass
     parents: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError), open(f"/proc/{name}/stat") as file:

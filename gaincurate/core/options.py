@@ -93,10 +93,8 @@ def refusals(error: ValidationError) -> list[Refusal]:
 def checked(model: type[Config], values: Mapping[str, Any], *, keywords: bool = False) -> Config:
     """The values, by the names of fields, as a config.
 
-    With `keywords` a program gave them, and sentences name keywords and no options.
-
-    Raises:
-        InputError: an unknown option, one that is missing, or a value that it does not take.
+    With `keywords` a program gave them, and sentences name keywords and no options. Raises `InputError` for
+    an unknown option, one that is missing, and a value that it does not take.
     """
     from pydantic import ValidationError
 

@@ -29,8 +29,7 @@ from gaincurate.errors import OutcomeError
 _BEYOND = 2**53  # a double holds no more of them one by one
 _WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
-# Lines are the same by their id, round, attempt, step and sample.
-Key = tuple[str, int, int, int | None, Any]
+Key = tuple[str, int, int, int | None, Any]  # of a line: id, round, attempt, step, sample
 IdsOf = Callable[[int], Collection[str]]  # the ids of a round's prompts, by the round's number
 
 
@@ -126,8 +125,7 @@ def check_line(
     """
     gc_id, of_round, sample = entry.get("gc_id"), entry.get("round"), entry.get("sample")
     for name in _WHOLE_NUMBERS.intersection(entry):
-        if type(entry[name]) is not int or abs(entry[name]) >= _BEYOND:
-            _integer(entry, name, where)  # refuses it, or it is null
+        _integer(entry, name, where)
     tokens = entry.get("tokens") or 0
     why = None
     if not isinstance(gc_id, str):
@@ -207,8 +205,7 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
     """`correct` where the line has it, else the reward as a share of its range; None for one not judged."""
     success, reward, correct = None, entry["reward"], entry.get("correct")
     if reward is not None:
-        if type(reward) not in (int, float) or not rules.low <= reward <= rules.high:
-            reward = _number(reward, "reward", where)
+        reward = _number(reward, "reward", where)
         if not rules.low <= reward <= rules.high:
             raise OutcomeError(
                 f"{where}: reward {reward:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
@@ -216,7 +213,7 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
                 gc_id=entry["gc_id"],
                 reward=reward,
             )
-        success = float(reward - rules.low) / (rules.high - rules.low)
+        success = (reward - rules.low) / (rules.high - rules.low)
     if correct is None:
         return success
     share = _number(correct, "correct", where)
@@ -348,9 +345,7 @@ class Outcomes:
 def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
     """Read and check a round's file; `ids_of` gives the ids of a round's prompts.
 
-    Raises:
-        OutcomeError: no file, a broken line, an id or a round that was not planned, or a reward that is no
-            number in the range.
+    Raises `OutcomeError` for no file, a line that cannot be used, and an id or a round that was not planned.
     """
     with reading(path):
         if not path.exists():
@@ -393,11 +388,7 @@ def split_lines(
 
 
 def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) -> None:
-    """Refuse a round of which too little came back.
-
-    Raises:
-        OutcomeError: fewer prompts than asked for have an outcome, or none could be judged.
-    """
+    """Raise `OutcomeError` where fewer prompts than asked for have an outcome, or none could be judged."""
     absent = [i for i, tally in outcomes.tallies.items() if not tally.successes and not tally.unjudged]
     count, size = len(outcomes.tallies) - len(absent), len(outcomes.tallies)
     if count < math.ceil(rules.coverage * size - 1e-9):

@@ -302,11 +302,8 @@ def run_command(
     """Run a filled-in command to its end, and to the end of all that it started; the seconds that it took.
 
     Its output is appended to the log, `lock` is of `command_lock`, and after `timeout` seconds it is ended.
-    `watch` is called now and then with the seconds so far.
-
-    Raises:
-        TrainerError: it cannot be started, fails, or takes too long.
-        StorageError: the log cannot be written.
+    `watch` is called now and then with the seconds so far. Raises `TrainerError` where it cannot be started,
+    fails or takes too long, and `StorageError` where the log cannot be written.
     """
     begin = time.monotonic()
     with ExitStack() as opened:

@@ -113,11 +113,8 @@ def parsed(text: Any) -> Any:
 def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
     """A column's values as Python objects; `name` may go into a struct or into a column of JSON text.
 
-    `start` is the row of the source that the table's first one is, for sentences.
-
-    Raises:
-        OutputError: the rows have no such column, so the set is not what its identity says.
-        SourceError: a value of a column of JSON text is no JSON object.
+    `start` is the row of the source that the table's first one is, for sentences. Raises `OutputError` where
+    the rows have no such column, and `SourceError` where a value of a column of JSON text is no JSON object.
     """
     if name in table.column_names:
         return list(table.column(name).to_pylist())
@@ -152,9 +149,7 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
     A text is one user message, or with `chat_text` the JSON of a message list. Content in parts of text
     becomes one text. Arrow gives every message, and every struct in it, the keys that any other has, so null
     fields are left out. With `nulls` those deeper than the message stay, for a column that has them anyway.
-
-    Raises:
-        PromptProblem: null, empty, or no list of messages.
+    Raises `PromptProblem` for null, an empty prompt, and no list of messages.
     """
     if value is None:
         raise PromptProblem("the prompt is null")
@@ -189,9 +184,8 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
         other = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
         # JSON text has the nulls that its author wrote.
         other = other if from_text or nulls else without_nulls(other)
-        messages.append(
-            {"role": message["role"], "content": _content(message.get("content"), number), **other}
-        )
+        content = _content(message.get("content"), number)
+        messages.append({"role": message["role"], "content": content, **other})
     return messages
 
 
@@ -268,8 +262,7 @@ def with_additions(
 ) -> list[Message]:
     """The messages that the model sees: the row's own with a run's system message and examples put in.
 
-    Raises:
-        PromptProblem: the row has a system message of its own, and `override` is not given.
+    Raises `PromptProblem` where the row has a system message of its own, and `override` is not given.
     """
     first = 1 if messages and messages[0]["role"] == "system" else 0
     system_messages, rest = messages[:first], messages[first:]
@@ -286,11 +279,9 @@ def with_additions(
 def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bool) -> pa.Table:
     """The table for a trainer, of rows of a scored set with this identity.
 
-    With `bare` it has no added system message and examples, and `with_scores` all `gc_` columns.
-
-    Raises:
-        InputError: no column can hold fields of the messages, such as arguments of tool calls.
-        OutputError: a row's prompt cannot be read, so the set is not what its identity says.
+    With `bare` it has no added system message and examples, and `with_scores` all `gc_` columns. Raises
+    `InputError` where no column can hold fields of the messages, such as arguments of tool calls, and
+    `OutputError` where a row's prompt cannot be read, so that the set is not what its identity says.
     """
     prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]

@@ -96,11 +96,9 @@ def draw_within(
     weights, up to a constant, are of the items from `start` to `stop`, and -inf for an item that is not
     drawn. For sizes, labels and results see `largest_within`.
     """
-
-    def keys(start: int, stop: int) -> Floats:
-        return log_weights(start, stop) + _gumbel(seed, round_, start, stop)
-
-    return largest_within(sizes, keys, labels)
+    return largest_within(
+        sizes, lambda start, stop: log_weights(start, stop) + _gumbel(seed, round_, start, stop), labels
+    )
 
 
 def gumbel_keys(log_weights: Floats, *, seed: int, round_: int) -> Floats:

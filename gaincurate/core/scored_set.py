@@ -313,20 +313,16 @@ class ScoredSet:
             shards = (self._own(index, [ID]) for index in range(len(self._sizes)))
             ids = pa.chunked_array([table.column(ID).combine_chunks() for table in shards], pa.string())
             for name, how in columns.items():
-                table = self._read_computed(name, how)
+                path = self.folder / COLUMNS / f"{name}.arrow"
+                if how["manifest"] != self.manifest_hash:
+                    why = f"was made for another set (its manifest hash differs); {_AGAIN}."
+                    raise OutputError(f"{path} {why}", path=str(path))
+                if not path.exists() or digest_file(path) != how["hash"]:
+                    raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
+                table = open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
                 places = pc.index_in(ids, value_set=table.column(ID).combine_chunks())
                 columns[name] = take(table.select(["value"]), places).column(0)
         return columns
-
-    def _read_computed(self, name: str, description: Json) -> pa.Table:
-        path = self.folder / COLUMNS / f"{name}.arrow"
-        if description["manifest"] != self.manifest_hash:
-            raise OutputError(
-                f"{path} was made for another set (its manifest hash differs); {_AGAIN}.", path=str(path)
-            )
-        if not path.exists() or digest_file(path) != description["hash"]:
-            raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
-        return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
 
 
 def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:

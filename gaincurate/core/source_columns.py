@@ -42,10 +42,8 @@ def find_columns(
     `gc_id` is kept as the id where the source has it: ids then outlive a change of the text.
 
     `first` are some first rows, which decide whether a column of text holds chats, or objects, as JSON. The
-    columns asked for may go into a struct, and `tools` may be "none".
-
-    Raises:
-        SourceError: a column is missing, unclear or of the wrong type; lists the columns.
+    columns asked for may go into a struct, and `tools` may be "none". Raises `SourceError`, which lists the
+    columns, where one is missing, unclear or of the wrong type.
     """
     if not schema.names:
         raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")

@@ -77,8 +77,6 @@ class Bin:
 
 def pearson(first: Floats, second: Floats) -> float | None:
     """Pearson's correlation; None for fewer than three rows or a constant column."""
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} rows")
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     a, b = first - first.mean(), second - second.mean()
@@ -117,15 +115,14 @@ def estimate(
     scale: Scale = "plain",
     level: float = LEVEL,
     spent: int = 1,
-    least: int = LEAST,
 ) -> Estimate:
     """A statistic with its interval, by the influence of each row, `[rows]`, with mean 0.
 
     The interval is symmetric on the scale: "fisher" for correlations, "log" for ratios. `spent` are degrees
-    of freedom that the statistic takes: strata, controls. Fewer rows than `least` have no interval.
+    of freedom that the statistic takes: strata, controls. Fewer rows than `LEAST` have no interval.
     """
     rows = len(influence)
-    if value is None or rows < least or rows <= spent:
+    if value is None or rows < LEAST or rows <= spent:
         return Estimate(value, None, None, rows)
     error = math.sqrt(float(np.square(influence).sum()) / rows / (rows - spent))
     low, high = bounds(value, error, scale=scale, level=level, freedom=rows - spent)
@@ -193,10 +190,6 @@ class Strata:
             return np.array([values.mean()])
         by_stratum: Floats = np.bincount(self.codes, values, len(self)) / self.sizes
         return by_stratum
-
-    def spread(self, values: Floats) -> Floats:
-        """Each stratum's value to each of its rows, `[rows]`."""
-        return values[self.codes] if len(self) > 1 else np.broadcast_to(values, len(self.codes))
 
 
 class Ranked:
@@ -282,7 +275,7 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
 
 def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> Floats:
     """Each row's influence on a moment that is pooled over strata, whose sizes vary too."""
-    return parts - (strata.spread(2 * moments) + pooled)
+    return parts - ((2 * moments)[strata.codes] + pooled)
 
 
 def _bounded(value: float) -> float:

@@ -23,14 +23,7 @@ from functools import cached_property
 from pathlib import Path, PosixPath
 from typing import Any
 
-from gaincurate.core.files import (
-    digest_bytes,
-    digest_json,
-    make_folder,
-    write_atomic,
-    write_json,
-    write_stream,
-)
+from gaincurate.core import files
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
 from gaincurate.errors import InputError, SourceError, StorageError
 
@@ -83,8 +76,7 @@ class Remote(PosixPath):
 def located(place: str | Path) -> Path:
     """A local path as it is, and the URL of an object store as `Remote`, also after `Path` cut its slashes.
 
-    Raises:
-        InputError: a URL of another scheme, without a bucket, or with room for a secret.
+    Raises `InputError` for a URL of another scheme, without a bucket, or with room for a secret.
     """
     match = _URL.fullmatch(str(place))
     if isinstance(place, Remote) or match is None:
@@ -145,16 +137,12 @@ class Bucket:
         return {each["path"]: f"{each['e_tag']} {each['size']}" for each in objects}
 
     def download(self, name: str, path: Path, version: str) -> None:
-        """Write a file of any size to a local path, whole or not at all.
-
-        Raises:
-            SourceError: it is gone, or another version than `list` gave.
-        """
+        """Write a file to a local path, whole or not at all; `SourceError` where it has another version."""
         client, (tag, _, size) = self._client, version.rpartition(" ")
         start, end = 0, int(size)
         matching = {} if tag == "None" else {"if_match": tag}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_stream(path) as file, self._refusing("read", self._place / name):
+        with files.write_stream(path) as file, self._refusing("read", self._place / name):
             while start < end:  # each request is tried again by itself
                 options = {"range": (start, min(start + _BLOCK, end)), **matching}
                 start += file.write(_obstore().get(client, name, options=options).bytes().to_bytes())
@@ -239,7 +227,7 @@ class Mirror:
 
     def __init__(self, place: Remote, cache: Path | None = None) -> None:
         self._bucket = Bucket(place)
-        name = f"{place.name}-{digest_bytes(str(place).encode())[:16]}"
+        name = f"{place.name}-{files.digest_bytes(str(place).encode())[:16]}"
         self.folder = (cache or cache_folder()) / "sets" / name
         self._tags = self.folder.with_name(f"{name}.tags.json")
 
@@ -247,20 +235,20 @@ class Mirror:
         """Fetch new and changed files from the store, and delete local files that the store does not have."""
         local = list(self.folder.rglob("[!.]*"))  # first: another process here may add files to both places
         there, here = self._bucket.list(), self._versions()
-        make_folder(self.folder)
+        files.make_folder(self.folder)
         for path in local:
             name = path.relative_to(self.folder).as_posix()
             if name not in there and path.is_file() and not name.startswith("."):
                 path.unlink(missing_ok=True)
         self._bucket.fetch(self.folder, dict(there.items() - here.items()))
-        write_json(self._tags, there)
+        files.write_json(self._tags, there)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file into the store, then into the local folder: the store has each local file."""
         version = self._bucket.put(name, data)
-        make_folder((self.folder / name).parent)
-        write_atomic(self.folder / name, data)
-        write_json(self._tags, {**self._versions(), name: version})
+        files.make_folder((self.folder / name).parent)
+        files.write_atomic(self.folder / name, data)
+        files.write_json(self._tags, {**self._versions(), name: version})
 
     def delete(self, names: Collection[str]) -> None:
         """Delete files, and folders (names that end in a slash) with all in them, in the store."""
@@ -284,10 +272,7 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
     """Copy the data files that a URL names; the local file, folder or pattern.
 
     The URL is that of a file, a pattern with * or [, or a folder (of files with these suffixes, of
-    `save_to_disk`, or a scored set).
-
-    Raises:
-        SourceError: no such file is there, or it changed meanwhile.
+    `save_to_disk`, or a scored set). Raises `SourceError` where there is no such file, or it changes.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))
@@ -310,7 +295,7 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
         )
     chosen = {name: versions[name] for name in sorted(names)}
     name = re.sub(r"[^\w.=-]+", "-", "-".join(place.parts[1:]))[-80:].strip("-.")
-    copy = cache_folder() / "copies" / f"{name}-{digest_json([str(place), chosen])[:16]}"
-    make_folder(copy)
+    copy = cache_folder() / "copies" / f"{name}-{files.digest_json([str(place), chosen])[:16]}"
+    files.make_folder(copy)
     Bucket(folder).fetch(copy, {name: tag for name, tag in chosen.items() if not (copy / name).exists()})
     return str(copy.joinpath(*pattern))

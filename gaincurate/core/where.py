@@ -65,8 +65,7 @@ class _Values:
 class Condition:
     """The condition of an option `--where`: which columns it needs, and for which rows it holds.
 
-    Raises:
-        InputError: it cannot be read, has a part that no condition has, or names no column.
+    Raises `InputError` where it cannot be read, has a part that no condition has, or names no column.
     """
 
     def __init__(self, text: str) -> None:
@@ -99,8 +98,7 @@ class Condition:
     def holds(self, columns: Mapping[str, pa.ChunkedArray]) -> tuple[Mask, Mask]:
         """For which rows it is true, `[rows]`, and for which it is neither true nor false, `[rows]`.
 
-        Raises:
-            InputError: it compares values of two kinds, or of a kind that has no comparison.
+        Raises `InputError` where it compares values of two kinds, or of a kind that has no comparison.
         """
         truth = self._truth(self._tree, columns)
         return np.asarray(pc.fill_null(truth, False)), np.asarray(pc.is_null(truth))

@@ -32,10 +32,6 @@ API_KEY = "OPENAI_API_KEY"
 VERIFIERS = ("math", "reasoning-gym", "exact")
 
 
-def _server_body(value: str) -> dict[str, Any]:
-    return json_object(value, "--server-body", '{"top_k": 20}')
-
-
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -163,7 +159,12 @@ class RolloutConfig(DeviceConfig, VerifierConfig):
     server_body: Annotated[
         dict[str, Any],
         AfterValidator(without_nan),
-        Option("JSON object with more keys for each request.", SERVER, metavar="JSON", read=_server_body),
+        Option(
+            "JSON object with more keys for each request.",
+            SERVER,
+            metavar="JSON",
+            read=lambda value: json_object(value, "--server-body", '{"top_k": 20}'),
+        ),
     ] = Field(default_factory=dict)
     gold_as: Annotated[
         str | None,

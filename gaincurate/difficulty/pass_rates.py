@@ -28,7 +28,7 @@ from gaincurate.core.columns import as_texts, is_text
 from gaincurate.core.files import digest_files, json_lines
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.prompts import Message, PromptProblem, chats_of, to_messages
-from gaincurate.core.rng import Floats
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
@@ -81,13 +81,10 @@ class PassRates:
             )
         return pass_variance(self.wins, self.losses)
 
-    def with_rollouts(self, fewest: int) -> PassRates:
-        """The prompts that have so many rollouts."""
-        rows = np.flatnonzero(self.wins + self.losses >= fewest)
-        if not self.counted or len(rows) == len(self.ids):
-            return self
-        ids = [self.ids[i] for i in rows.tolist()]
-        return replace(self, ids=ids, wins=self.wins[rows], losses=self.losses[rows])
+    def at(self, places: Ints) -> PassRates:
+        """Those of some prompts, by their places."""
+        ids = [self.ids[i] for i in places.tolist()]
+        return replace(self, ids=ids, wins=self.wins[places], losses=self.losses[places])
 
 
 def read_pass_rates(
@@ -102,10 +99,8 @@ def read_pass_rates(
     `rules` has the range of rewards, by default 0 to 1. `files` are the outcomes round by round of a run with
     the folder `path`. By `scored`, the set of the prompts, NeMo Gym's rollouts get their ids.
 
-    Raises:
-        InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
-        OutcomeError: an outcome line that cannot be used, with its number.
-        OutputError: a rollout set that is not finished, or damaged.
+    Raises `InputError` for nothing there, other columns, a value that is no rate, and no judged prompt,
+    `OutcomeError` for an outcome line of no use, and `OutputError` for an unfinished or damaged set.
     """
     rules = rules or Rules()
     if not path.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,16 +21,9 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty import metrics
 from gaincurate.difficulty.embeddings import BLOCK, strangers
 from gaincurate.difficulty.methods import ByGaussianProcess, ByGroup, ByRates, Inputs, Method, Seen
-from gaincurate.difficulty.metrics import (
-    COLUMNS,
-    Quality,
-    Target,
-    observation_noise,
-    quality,
-    quality_of_halves,
-)
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.rates import UNFITTED, buckets
 from gaincurate.errors import InputError
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
 MethodName = Literal["adapter", "gp", "group-mean", "rates"]
 BUCKET = "gc_bucket"
 FEWEST = 3  # references that a method needs at least
-_MEANING: dict[Target, str] = {
+_MEANING: dict[metrics.Target, str] = {
     "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
     "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
 }
@@ -83,29 +77,22 @@ class Predictor:
 def make(
     name: MethodName,
     scored: ScoredSet,
-    ids: Sequence[str],
-    values: Floats,
+    rates: PassRates,
     *,
-    noise: Floats | None = None,
-    rollouts: Floats | None = None,
     adapter: Adapter | None = None,
     group_column: str | None = None,
     columns: Sequence[str] = (),
-    target: Target = "difficulty",
+    target: metrics.Target = "difficulty",
 ) -> Predictor:
-    """The predictor of that name, fitted on the references `ids`.
+    """The predictor of that name, fitted on the references that `rates` are of.
 
-    `values` are their failure rates, or p (1 - p) with the `target` `variance`, and so is what rows get.
-    `noise` are the variances of `values` around the truth, by default 0, and `rollouts` the numbers of
-    rollouts that they are of, by default 1. The method `adapter` needs `adapter`, `group-mean` needs
-    `group_column`, and `rates` needs `columns` of other models' pass rates.
-
-    Raises:
-        InputError: fewer than three references, or what the method needs is not there.
+    The method `adapter` needs `adapter`, `group-mean` needs `group_column`, and `rates` needs `columns` of
+    other models' pass rates. Raises `InputError` where that is not there, or for fewer than three references.
     """
-    if len(ids) < FEWEST:
+    values, count = rates.observed(target), len(rates.ids)
+    if count < FEWEST:
         raise InputError(
-            f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
+            f"{count} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
     needed = {"group-mean": group_column, "adapter": adapter, "rates": columns or None}
@@ -124,9 +111,11 @@ def make(
         method = ByAdapter(adapter, scored)
     else:
         method = ByRates(scored, columns) if columns else ByGaussianProcess(scored, target)
-    noise = np.zeros(len(values)) if noise is None else noise
-    seen = Seen(values, noise, np.ones(len(values)) if rollouts is None else rollouts)
-    return Predictor(method, method.read(scored.rows(ids)), seen)
+    noise = np.zeros(count)
+    if rates.counted:
+        noise = metrics.observation_noise(rates.wins, rates.losses, target)
+    seen = Seen(values, noise, rates.wins + rates.losses)
+    return Predictor(method, method.read(scored.rows(rates.ids)), seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +133,15 @@ class Prediction:
     values: Floats
     observed: int
     references: list[str]
-    on_references: Quality
-    on_halves: Quality | None
-    on_others: Quality | None
+    on_references: metrics.Quality
+    on_halves: metrics.Quality | None
+    on_others: metrics.Quality | None
     how: Json
-    target: Target
+    target: metrics.Target
     buckets: list[str] | None
 
 
-def _carried(fitted: Predictor, observed: Floats, target: Target, seed: int) -> float:
+def _carried(fitted: Predictor, observed: Floats, target: metrics.Target, seed: int) -> float:
     """The mean p (1 - p), as observed, of the quarter that this aim picks of each half of the references.
 
     It picks d nearest .5, or the highest p (1 - p), by a fit on the other half, and of equal ones any.
@@ -176,7 +165,7 @@ def predict(
     columns: Sequence[str] = (),
     references: int = 256,
     seed: int = 0,
-    target: Target | Literal["auto"] = "difficulty",
+    target: metrics.Target | Literal["auto"] = "difficulty",
 ) -> Prediction:
     """Predict every row's failure rate, or p (1 - p), from `references` observed prompts, drawn at random.
 
@@ -200,36 +189,24 @@ def predict(
     """
     check_ids(scored, rates)
 
-    def fit(rates: PassRates, rows: Ints, target: Target) -> Predictor:
-        wins, losses = rates.wins[rows], rates.losses[rows]
-        return make(
-            method,
-            scored,
-            [rates.ids[i] for i in rows],
-            rates.observed(target)[rows],
-            noise=observation_noise(wins, losses, target) if rates.counted else None,
-            rollouts=wins + losses,
-            adapter=adapter,
-            group_column=group_column,
-            columns=columns,
-            target=target,
-        )
-
-    several = rates.with_rollouts(2)
+    fit = partial(make, method, scored, adapter=adapter, group_column=group_column, columns=columns)
+    several = rates.at(np.flatnonzero(rates.wins + rates.losses >= 2)) if rates.counted else rates
     how: Json = {}
     if target == "auto":
         target = "difficulty"
         some = np.sort(permutation(seed, 0, _DRAW, len(several.ids))[:references])
         whole = np.array_equal(several.wins, np.round(several.wins))
         if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
-            observed = several.observed("variance")[some]
-            aims = {aim: _carried(fit(several, some, aim), observed, aim, seed) for aim in COLUMNS}
+            judged = several.at(some)
+            observed = judged.observed("variance")
+            aims = {aim: _carried(fit(judged, target=aim), observed, aim, seed) for aim in metrics.COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
             how = {"aims": aims}
     rates = several if target == "variance" else rates
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
-    predictor = fit(rates, drawn, target)
+    chosen = rates.at(drawn)
+    predictor = fit(chosen, target=target)
     facts, tables = predictor.facts, scored.tables(predictor.columns)  # one table at a time: memory
     parts = [(table.column(ID).to_pylist(), predictor.rows(table)) for table in tables]
     ids = [gc_id for part, _ in parts for gc_id in part]
@@ -248,15 +225,15 @@ def predict(
         named = buckets(a / (a + b), a + b)
     how_judged: Json = {"counted": rates.counted, "seed": seed, "target": target}
 
-    def quality_of(predicted: Floats, rows: Ints) -> Quality:
-        return quality(predicted, rates.wins[rows], rates.losses[rows], **how_judged)
+    def quality_of(predicted: Floats, rows: Ints) -> metrics.Quality:
+        return metrics.quality(predicted, rates.wins[rows], rates.losses[rows], **how_judged)
 
-    halves = quality_of_halves(predictor.halves(seed), rates.wins[drawn], rates.losses[drawn], **how_judged)
+    halves = metrics.quality_of_halves(predictor.halves(seed), chosen.wins, chosen.losses, **how_judged)
     return Prediction(
         ids,
         values,
         len(rates.ids),
-        [rates.ids[i] for i in drawn],
+        chosen.ids,
         quality_of(predictor.leave_one_out(), drawn),
         halves,
         quality_of(predicted[places[rest]], rest) if len(rest) else None,
@@ -284,7 +261,7 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
     `InputError` where the set's shards have a column of that name.
     """
     how = prediction.how if folder is None else {**prediction.how, **qualities(prediction)}
-    name, values = COLUMNS[prediction.target], pa.array(prediction.values, pa.float32())
+    name, values = metrics.COLUMNS[prediction.target], pa.array(prediction.values, pa.float32())
     scored.add_column(name, prediction.ids, values, how, folder=folder)
     if prediction.buckets is not None:
         scored.add_column(BUCKET, prediction.ids, pa.array(prediction.buckets), how, folder=folder)

@@ -73,15 +73,12 @@ class DifficultyPredictor(nn.Module):
             nn.Linear(2, shape.calibration_hidden), nn.ReLU(), nn.Linear(shape.calibration_hidden, 2)
         )
 
-    def forward(
-        self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, queries: Tensor, references: Tensor, failures: Tensor) -> Tensor:
         """Logits of d, `[queries]`, from embeddings of `queries` and `references`, `[rows, width]`.
 
-        `failures` `[K]` are the observed failure rates of the references. `seen` `[queries, K]` says which
-        references each query may use; None: all.
+        `failures` `[K]` are the observed failure rates of the references.
         """
-        return self.mix(self.encode(queries), self.encode(references), failures, seen)
+        return self.mix(self.encode(queries), self.encode(references), failures)
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """Adapted embeddings, `[rows, hidden]`."""
@@ -95,7 +92,7 @@ class DifficultyPredictor(nn.Module):
 
         The mean of `failures` under softmax(q . r / sqrt(hidden)) is calibrated: the logit of d is
         w * logit(mean) + b, where w and b come from the mean and the population standard deviation of the
-        references that a query may use.
+        references that a query may use: those that `seen` `[queries, K]` says, None for all.
         """
         seen = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
         scores = queries @ references.T / math.sqrt(queries.shape[-1])  # [queries, K]
@@ -232,15 +229,6 @@ class Policy:
     failure: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """The module in evaluation mode, the rows that it never saw, and the mean loss of each epoch."""
-
-    predictor: DifficultyPredictor
-    held_out: Ints
-    losses: list[float]
-
-
 Watch = Callable[[int, int, float], None]  # of every epoch: its number from 1, of how many, its mean loss
 
 
@@ -250,11 +238,12 @@ def fit(
     shape: Shape,
     recipe: Recipe,
     watch: Watch = lambda epoch, epochs, loss: None,
-) -> Trained:
+) -> tuple[DifficultyPredictor, Ints, list[float]]:
     """Train with the mean binary cross-entropy between predicted and observed failure rates.
 
-    `embeddings` are `[rows, width]`, float32; there is at least one policy. Raises `InputError` for a policy
-    with too few prompts to train on.
+    `embeddings` are `[rows, width]`, float32; there is at least one policy. Returns the module in evaluation
+    mode, the rows that it never saw, and the mean loss of each epoch. Raises `InputError` for a policy with
+    too few prompts to train on.
     """
     held_out = split(policies, recipe)
     training = []
@@ -293,7 +282,7 @@ def fit(
                 total, count = total + loss.item() * size, count + size
             losses.append(total / count)
             watch(epoch + 1, recipe.epochs, losses[-1])
-    return Trained(predictor.eval(), held_out, losses)
+    return predictor.eval(), held_out, losses
 
 
 def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
@@ -345,8 +334,7 @@ def fit_on(
 ) -> Json:
     """Fit and save. A policy's held-out prompts are predicted from K random ones of its others.
 
-    The scored sets in `folders` have embeddings of one model, `rates` are one for each policy, and `out` is
-    the adapter's folder.
+    The scored sets in `folders` have embeddings of one model, and `rates` are one for each policy.
 
     Returns:
         `instances`, rates that were trained on, of `prompts` distinct prompts; `losses`, the epochs' means;
@@ -355,14 +343,15 @@ def fit_on(
 
     Raises:
         InputError: sets or outcomes that do not fit together, or too few prompts.
-        OutputError: `out` holds something else, or a set is damaged.
+        OutputError: the adapter's folder `out` holds something else, or a set is damaged.
     """
     refuse_other_folder(out)
     sets = [ScoredSet(folder) for folder in folders]
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
     rows, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [Policy(e.name, np.array([place[i] for i in e.ids], np.int64), e.failure) for e in rates]
-    fitted = fit(torch.from_numpy(rows), policies, Shape(rows.shape[1]), recipe, watch)
+    shape = Shape(rows.shape[1])
+    predictor, held_out, losses = fit(torch.from_numpy(rows), policies, shape, recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),
@@ -370,24 +359,24 @@ def fit_on(
         "policies": [
             {"name": each.name, "prompts": len(each.ids), "outcomes": each.source} for each in rates
         ],
-        "held_out": [ids[row] for row in fitted.held_out.tolist()],
-        "losses": fitted.losses,
+        "held_out": [ids[row] for row in held_out.tolist()],
+        "losses": losses,
     }
-    save_adapter(out, fitted.predictor, maker(sets[0]), how)
+    save_adapter(out, predictor, maker(sets[0]), how)
     reports: list[Json] = []
     for policy, observed in zip(policies, rates, strict=True):
-        hidden, figures = np.isin(policy.rows, fitted.held_out), None
+        hidden, figures = np.isin(policy.rows, held_out), None
         asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
         if len(asked) >= 3:
             chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
             known = rows[policy.rows[chosen]], policy.failure[chosen]
-            predicted = by_references(fitted.predictor, *known)(rows[policy.rows[asked]])
-            wins, losses = observed.wins[asked], observed.losses[asked]
-            figures = asdict(quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed))
+            predicted = by_references(predictor, *known)(rows[policy.rows[asked]])
+            won, lost = observed.wins[asked], observed.losses[asked]
+            figures = asdict(quality(predicted, won, lost, counted=observed.counted, seed=recipe.seed))
         reports.append({"name": policy.name, "trained": len(others), "held_out": figures})
     return {
         "instances": sum(report["trained"] for report in reports),
-        "prompts": len(ids) - len(fitted.held_out),
-        "losses": fitted.losses,
+        "prompts": len(ids) - len(held_out),
+        "losses": losses,
         "policies": reports,
     }

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, read_info, shard_name
-from gaincurate.core.files import append_line, append_lines, digest_json, log_lines, reading, write_lines
+from gaincurate.core.files import append_lines, digest_json, log_lines, reading, write_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
@@ -35,6 +35,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.answers import comparable
 from gaincurate.difficulty.config import RejudgeConfig, RolloutConfig
 from gaincurate.difficulty.prompts import (
@@ -45,17 +46,6 @@ from gaincurate.difficulty.prompts import (
     answer_column,
     draw_references,
     read_prompts,
-)
-from gaincurate.difficulty.rollout_set import (
-    BROKEN,
-    ROLLOUTS,
-    Judged,
-    RolloutSet,
-    shards_to_make,
-    unmarked,
-    write_shard,
-    write_table,
-    written_shards,
 )
 from gaincurate.difficulty.verifier import Verdict, VerifierPool, check_gold
 from gaincurate.difficulty.verify_worker import Job
@@ -122,7 +112,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     """
     progress = progress or Progress()
     started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
-    artifact = Artifact(out, ROLLOUTS)
+    artifact = Artifact(out, rollout_set.ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
     answer = answer_column(scored, config.answer_column, needed=config.needs_answer)
@@ -130,21 +120,21 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     sizes = [len(piece) for piece in pieces]
     with artifact.writing(), VerifierPool(config) as pool, closing(_engine(config, scored)) as engine:
         identity = _identity(config, scored, answer, engine, pool)
-        written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
+        written = rollout_set.written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
         broken = dict[str, str]()
         if answer is not None and (written is None or len(written) < len(pieces)):
             broken = check_gold(scored, pieces, answer, pool, progress)
             _report_broken(config, broken, sum(sizes))
         # Invalid rows are refused before anything is deleted.
         shown = {"what": "rolling out", "unit": "prompt"}
-        for index in shards_to_make(artifact, identity, sizes, written, progress, **shown):
+        for index in rollout_set.shards_to_make(artifact, identity, sizes, written, progress, **shown):
             prompts = read_prompts(scored, pieces[index], answer)
             usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
             journal = work_folder(out) / f"completions-{index:05d}.jsonl"
             judged, refused = _roll_out(config, usable, engine, pool, journal, progress, summary)
             reasons = {p.gc_id: broken[p.gc_id] for p in prompts if p.gc_id in broken} | refused
             rejected = [{"gc_id": gc_id, "reason": reason} for gc_id, reason in reasons.items()]
-            write_shard(out, index, identity, judged, rejected)
+            rollout_set.write_shard(out, index, identity, judged, rejected)
             journal.unlink(missing_ok=True)  # it is spent
             progress.advance(len(prompts))
             progress.part(f"shard {index + 1} of {len(pieces)}", shard=index, units=len(prompts))
@@ -155,7 +145,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         counts = {"generated": summary.generated, "tokens": summary.tokens}
         line |= counts | {"seconds": round(summary.elapsed, 3)}
         with suppress(StorageError):  # a full disk: the set is complete all the same
-            append_line(out / EXECUTION, line)
+            append_lines(out / EXECUTION, [line])
     return summary
 
 
@@ -202,8 +192,8 @@ def _identity(
     """All that can change a value of the set; plain JSON values."""
     source = {"manifest": scored.manifest_hash, "rows": len(scored), "reference": config.reference}
     identity = {
-        "format": ROLLOUTS.format,
-        "kind": ROLLOUTS.holds,
+        "format": rollout_set.ROLLOUTS.format,
+        "kind": rollout_set.ROLLOUTS.holds,
         "source": source | {"answer_column": answer},
         "engine": engine.identity,
         "sampling": {name: getattr(config, name, None) for name in _SAMPLING},
@@ -216,7 +206,7 @@ def _identity(
 
 def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> None:
     """List the rows whose gold answer fails in a file, and stop for them unless they are to be left out."""
-    path = config.out / BROKEN
+    path = config.out / rollout_set.BROKEN
     if not broken:
         path.unlink(missing_ok=True)
         return
@@ -233,17 +223,17 @@ def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> 
 
 def _describe(summary: RolloutSummary) -> None:
     """Fill in the summary from the finished set."""
-    rollout_set = RolloutSet(summary.out)
+    rollouts = rollout_set.RolloutSet(summary.out)
     for name in ("prompts", "rollouts", "unjudged", "rejected"):
-        setattr(summary, name, rollout_set.manifest[name])
+        setattr(summary, name, rollouts.manifest[name])
     total, count, reasons = 0.0, 0, Counter[str]()
-    for table in rollout_set.tables(["reward", "reason"]):
+    for table in rollouts.tables(["reward", "reason"]):
         rewards = table.column("reward").drop_null().to_pylist()
         total, count = total + sum(rewards), count + len(rewards)
         reasons.update(table.column("reason").drop_null().to_pylist())
     summary.pass_rate = total / count if count else None
     summary.reasons = dict(reasons.most_common(5))
-    summary.warning = unmarked(rollout_set)
+    summary.warning = rollout_set.unmarked(rollouts)
 
 
 def _roll_out(
@@ -254,7 +244,7 @@ def _roll_out(
     journal: Path,
     progress: Progress,
     summary: RolloutSummary,
-) -> tuple[list[Judged], dict[str, str]]:
+) -> tuple[list[rollout_set.Judged], dict[str, str]]:
     """The rollouts of a shard's prompts by prompt and sample, and why the engine refused the other prompts.
 
     The journal holds what had arrived before an interruption, and gets what arrives now. Raises `RowError`
@@ -389,12 +379,12 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
     out = config.out or config.rollouts.with_name(name)
     if out.resolve() == config.rollouts.resolve():
         raise InputError(f"--out {out} is the rollout set itself, which stays as it is; give another folder.")
-    source = RolloutSet(config.rollouts)
+    source = rollout_set.RolloutSet(config.rollouts)
     scored = _scored_set(config, source)
     identity: Json = source.manifest["identity"]
     column = config.answer_column or identity["source"].get("answer_column")
     answer = answer_column(scored, column, needed=config.needs_answer)
-    files, artifact = Artifact(source.folder, ROLLOUTS), Artifact(out, ROLLOUTS)
+    files, artifact = Artifact(source.folder, rollout_set.ROLLOUTS), Artifact(out, rollout_set.ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)
     with artifact.writing(), VerifierPool(config) as pool:
         changes = {
@@ -405,9 +395,9 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
         }
         identity = json_value(json.dumps(identity | changes))
         sizes = [entry["rollouts"] for entry in source.manifest["shards"]]
-        written = written_shards(artifact, identity, len(sizes), overwrite=config.overwrite)
+        written = rollout_set.written_shards(artifact, identity, len(sizes), overwrite=config.overwrite)
         shown = {"what": "judging again", "unit": "completion"}
-        for index in shards_to_make(artifact, identity, sizes, written, progress, **shown):
+        for index in rollout_set.shards_to_make(artifact, identity, sizes, written, progress, **shown):
             table, verdicts = source.shard(index), list[Verdict]()
             prompts = _prompts(scored, table, answer)
             rows = [prompts[gc_id] for gc_id in table.column(ID).to_pylist()]
@@ -420,12 +410,12 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
                 field_ = table.schema.field(name)
                 values = pa.array([getattr(verdict, name) for verdict in verdicts], field_.type)
                 table = table.set_column(table.column_names.index(name), field_, values)
-            write_table(out, index, identity, table, read_info(files.part(index))["rejected"])
-        append_line(out / EXECUTION, {"scored": str(scored.folder), "rollouts": str(config.rollouts)})
-    return _compare(source, RolloutSet(out), scored, answer)
+            rollout_set.write_table(out, index, identity, table, read_info(files.part(index))["rejected"])
+        append_lines(out / EXECUTION, [{"scored": str(scored.folder), "rollouts": str(config.rollouts)}])
+    return _compare(source, rollout_set.RolloutSet(out), scored, answer)
 
 
-def _scored_set(config: RejudgeConfig, source: RolloutSet) -> ScoredSet:
+def _scored_set(config: RejudgeConfig, source: rollout_set.RolloutSet) -> ScoredSet:
     folder = config.scored
     if folder is None:
         named = [line["scored"] for line in log_lines(source.folder / EXECUTION) if "scored" in line]
@@ -452,7 +442,9 @@ def _prompts(scored: ScoredSet, table: pa.Table, answer: str | None) -> dict[str
     return dict(zip(ids.to_pylist(), prompts, strict=True))
 
 
-def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str | None) -> Rejudged:
+def _compare(
+    source: rollout_set.RolloutSet, new: rollout_set.RolloutSet, scored: ScoredSet, answer: str | None
+) -> Rejudged:
     old_name, name = (each.manifest["identity"]["verifier"]["name"] for each in (source, new))
     result = Rejudged(new.folder, old_name, name, new.manifest["rollouts"])
     for before, now in zip(source.tables(["reward"]), new.tables([ID, "completion", "reward"]), strict=True):

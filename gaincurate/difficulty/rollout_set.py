@@ -131,9 +131,8 @@ def shards_to_make(
 def is_rollout_set(path: Path) -> bool:
     """Whether a folder is one, finished or not."""
     for name in (MANIFEST, IDENTITY):
-        with suppress(OSError, ValueError):
-            facts = json_file(path / name)
-            if isinstance(facts, dict) and facts.get("kind") == KIND:
+        with suppress(OSError, ValueError, AttributeError):
+            if json_file(path / name).get("kind") == KIND:
                 return True
     return False
 
@@ -176,8 +175,8 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """
     if success is not None and not 0 < success <= 1:
         raise InputError(f"success {success}: expected a reward above 0 and up to 1.")
-    names = (ID, "wins", "losses", "samples")
-    schema = pa.schema(list(zip(names, (pa.string(), pa.float64(), pa.float64(), pa.int64()), strict=True)))
+    kinds = {"wins": pa.float64(), "losses": pa.float64(), "samples": pa.int64()}
+    schema = pa.schema({ID: pa.string(), **kinds})
     tables = [schema.empty_table()]
     for table in RolloutSet(folder).tables([ID, "reward"]):  # a prompt is in one shard only
         rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import (
-    append_line,
+    append_lines,
     digest_bytes,
     digest_file,
     digest_json,
@@ -344,7 +344,7 @@ def take_back(run: Run, round_: int, step: int) -> None:
     """Take back a round's outcomes after a step, a half line at their end, and its later references."""
     forget_references(run, round_ + 1)
     if drop_half_line(run.outcomes(round_)):
-        append_line(run.outcomes(round_), {"resume_from_step": step})
+        append_lines(run.outcomes(round_), [{"resume_from_step": step}])
 
 
 def forget_references(run: Run, round_: int) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, append_lines, drop_half_line, reading, remove_temporaries
+from gaincurate.core.files import append_lines, drop_half_line, reading, remove_temporaries
 from gaincurate.core.locks import joining
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import attempt_to_report
@@ -157,7 +157,7 @@ def _train(
     write_sealed(counter, {"attempt": attempt})
     (folder / TRAINED).unlink(missing_ok=True)
     if drop_half_line(run.outcomes(round_)):  # an earlier attempt wrote there
-        append_line(run.outcomes(round_), {"attempt": attempt})
+        append_lines(run.outcomes(round_), [{"attempt": attempt}])
     filled = fill(command, names)
     environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
     view.training(round_, attempt, filled)

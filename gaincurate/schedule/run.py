@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from gaincurate.core.arrow import read_ipc, write_ipc
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import append_line, digest_bytes, log_lines, reading, remove_temporaries
+from gaincurate.core.files import append_lines, digest_bytes, log_lines, reading, remove_temporaries
 from gaincurate.core.locks import acquire
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.prompts import training_rows
@@ -354,7 +354,7 @@ class Run:
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""
-        append_line(self.folder / EXECUTION, facts)
+        append_lines(self.folder / EXECUTION, [facts])
 
     def executions(self) -> list[Json]:
         """The entries of the log. Unfinished and damaged lines are left out."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
-from gaincurate.core.artifact import Json, shard_count
+from gaincurate.core.artifact import Json
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import FORMAT
@@ -119,7 +119,7 @@ class Plan:
     @property
     def shards(self) -> int:
         """How many shards the whole set has."""
-        return shard_count(self.source.rows, self.config.shard_rows)
+        return -(-self.source.rows // self.config.shard_rows)
 
     @property
     def mine(self) -> set[int]:

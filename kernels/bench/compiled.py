@@ -42,18 +42,6 @@ _TYPES = {
 _OURS = ("sums", "zeros", "chunks", "splits", "out")  # allocated by us, so 16-byte aligned
 
 
-def unit_sums(target: str, hidden: int, dtype: str, fused: bool) -> dict[str, Any]:
-    """Compile `unit_sums_kernel` as `launch` would for this hidden size and these dtypes."""
-    size = getattr(torch, dtype).itemsize
-    constants, options = launch.compilation(
-        hidden, size, norm_itemsize=size if fused else 0, hip=target.startswith("gfx")
-    )
-    types = {**_TYPES, "x": DTYPES[dtype], "w": DTYPES[dtype]}
-    return {"dtype": dtype, "fused": fused} | compiled(
-        angle_kernels.unit_sums_kernel, target, types, constants, options
-    )
-
-
 def compiled(
     kernel: Any, target: str, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -118,8 +106,13 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"], choices=DTYPES)
     given = parser.parse_args()
     for target in given.target:
-        for case in itertools.product(given.hidden, given.dtype, (False, True)):
-            print(json.dumps(unit_sums(target, *case)), flush=True)
+        for hidden, dtype, fused in itertools.product(given.hidden, given.dtype, (False, True)):
+            size, types = getattr(torch, dtype).itemsize, {**_TYPES, "x": DTYPES[dtype], "w": DTYPES[dtype]}
+            constants, options = launch.compilation(  # as at run time for this hidden size and these dtypes
+                hidden, size, norm_itemsize=size if fused else 0, hip=target.startswith("gfx")
+            )
+            facts = compiled(angle_kernels.unit_sums_kernel, target, types, constants, options)
+            print(json.dumps({"dtype": dtype, "fused": fused} | facts), flush=True)
         widest = max(given.hidden)
         others = {
             angle_kernels.join_chunks_kernel: launch.join_constants(widest),

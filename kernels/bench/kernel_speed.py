@@ -2,7 +2,7 @@
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device D] [--dtype D] [--sweep]. Prints
 CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; on a GPU also the kernel by hidden
-size, and with --sweep other block sizes, which are not checked.
+size, with --sweep at other block sizes too, which are not checked.
 
 On a GPU calls are captured as a graph, so that launches cost nothing, with the plan of the chunks made
 before. Large shapes read several buffers in turn, so that no cache holds them. Figures are medians.
@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
-import os
+import itertools
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +26,6 @@ from torch.utils.benchmark import Timer
 
 from gaincurate_kernels import RMSNorm, angle_concentration, segment_unit_sums, selftest, triton_version
 
-ROOT = Path(__file__).parents[2]
 SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
 """Tokens and hidden size, in prompts of 2,048 tokens."""
 WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
@@ -54,11 +50,6 @@ class Shape:
     dtype: torch.dtype
 
     @property
-    def bytes(self) -> int:
-        """Of the states, each read once."""
-        return self.tokens * self.hidden * self.dtype.itemsize
-
-    @property
     def bounds(self) -> Tensor:
         """Questions, then prefixes, `[2 * samples, 2]`."""
         starts = torch.arange(0, self.tokens, self.sample)
@@ -66,13 +57,13 @@ class Shape:
         return torch.cat([torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)])
 
 
-def machine(device: str) -> dict[str, str]:
+def machine(device: str) -> str:
     """Date, device and versions, without which figures are worth nothing."""
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    facts = {"date": time.strftime("%Y-%m-%d"), "device": name, "torch": torch.__version__}
-    threads = {} if on_gpu else {"threads": str(torch.get_num_threads())}
-    return {**facts, "triton": triton_version() or "none", **threads}
+    threads = "" if on_gpu else f", {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, triton {triton_version() or 'none'}"
+    return f"{time.strftime('%Y-%m-%d')}, {name}, {versions}{threads}"
 
 
 def print_rows(rows: Iterable[dict[str, Any]]) -> None:
@@ -83,22 +74,6 @@ def print_rows(rows: Iterable[dict[str, Any]]) -> None:
             writer.writerow(row)
         writer.writerow(f"{value:.4g}" if isinstance(value, float) else value for value in row.values())
         sys.stdout.flush()
-
-
-def check(device: str, *, triton: bool) -> bool:
-    """The self-test; with Triton also the kernels' tests on this device, where pytest is installed."""
-    checks = selftest.run(device, "triton" if triton else "torch")
-    for line in checks:
-        print(f"{'ok  ' if line.ok else 'FAIL'} {line.check}: {line.detail}", flush=True)
-    passed = all(line.ok for line in checks)
-    if triton and importlib.util.find_spec("pytest") and importlib.util.find_spec("hypothesis"):
-        # Without the project's own settings, which name plugins that a bare machine lacks.
-        command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, f"--rootdir={ROOT}"]
-        command += ["--import-mode=importlib", "-p", "no:cacheprovider"]
-        command += map(str, sorted((ROOT / "tests/kernels").glob("test_angle_kernels*.py")))
-        paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "tests"))
-        passed &= not subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode
-    return passed
 
 
 def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator[dict[str, Any]]:
@@ -119,35 +94,26 @@ def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator
     calls["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
     calls["T x T matrix, bfloat16"] = lambda hidden: pairwise(hidden, shape.sample, torch.bfloat16)
     for name, call in calls.items():
-        yield timed({"method": name}, call, buffers, shape, copy)
+        yield timed({"method": name}, call, buffers, copy)
 
 
-def by_width(device: str, copy: float) -> Iterator[dict[str, Any]]:
-    """The kernel with and without a norm at many hidden sizes, prompts of 256 tokens, planning left out."""
-    for hidden in WIDTHS:
-        for dtype in (torch.bfloat16, torch.float32):
-            shape = Shape(_READ["cuda"] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
-            buffers = made_states(shape, device)
-            for norm in (None, RMSNorm(torch.rand(hidden, device=device).to(dtype))):
-                call = unit_sums(shape, device, norm=norm)
-                yield timed({"fused norm": norm is not None}, call, buffers, shape, copy)
+def by_width(device: str, copy: float, *, sweep: bool) -> Iterator[dict[str, Any]]:
+    """The kernel with and without a norm at many hidden sizes, prompts of 256 tokens, planning left out.
 
-
-def sweep(device: str, copy: float) -> Iterator[dict[str, Any]]:
-    """Other block sizes at a few hidden sizes, with a fused norm as in scoring; the table's come first."""
+    With `sweep` also in other block sizes at a few hidden sizes, as in scoring: bfloat16 and a fused norm.
+    """
     from gaincurate_kernels import launch
 
-    for hidden, candidates in SWEPT.items():
-        padded, chosen = launch.blocks_for(hidden)
-        shape = Shape(_READ["cuda"] // (hidden * 2) // 256 * 256, hidden, 256, torch.bfloat16)
-        buffers = made_states(shape, device)
-        norm = RMSNorm(torch.rand(hidden, device=device).bfloat16())
-        tried = [launch.Blocks(*pair, stages) for pair in candidates for stages in (1, 2, 3, 4)]
-        try:
+    for hidden, dtype in itertools.product(WIDTHS, (torch.bfloat16, torch.float32)):
+        shape = Shape(_READ["cuda"] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
+        buffers, (padded, chosen) = made_states(shape, device), launch.blocks_for(hidden)
+        for norm in (None, RMSNorm(torch.rand(hidden, device=device).to(dtype))):
+            others = SWEPT.get(hidden, []) if sweep and norm and dtype == torch.bfloat16 else []
+            tried = [launch.Blocks(*pair, stages) for pair in others for stages in (1, 2, 3, 4)]
             for blocks in [chosen, *tried]:
                 launch.BLOCKS[padded] = blocks
-                yield timed(blocks._asdict(), unit_sums(shape, device, norm=norm), buffers, shape, copy)
-        finally:
+                call = unit_sums(shape, device, norm=norm)
+                yield timed({"fused norm": norm is not None, **blocks._asdict()}, call, buffers, copy)
             launch.BLOCKS[padded] = chosen
 
 
@@ -161,23 +127,19 @@ def unit_sums(shape: Shape, device: str, **options: Any) -> Call:
 
 def made_states(shape: Shape, device: str) -> list[Tensor]:
     """Random states, in as many buffers as no cache holds."""
-    generator = torch.Generator(device).manual_seed(0)
-    count = min(max(2, -(-_READ[torch.device(device).type] // shape.bytes)), 32)
-    size = (shape.tokens, shape.hidden)
-    return [
-        (torch.randn(size, generator=generator, device=device) + 0.3).to(shape.dtype) for _ in range(count)
-    ]
+    generator, size = torch.Generator(device).manual_seed(0), (shape.tokens, shape.hidden)
+    read = shape.tokens * shape.hidden * shape.dtype.itemsize
+    count = min(max(2, -(-_READ[torch.device(device).type] // read)), 32)
+    made = (torch.randn(size, generator=generator, device=device) + 0.3 for _ in range(count))
+    return [states.to(shape.dtype) for states in made]
 
 
-def timed(
-    facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], shape: Shape, copy: float
-) -> dict[str, Any]:
+def timed(facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], copy: float) -> dict[str, Any]:
     """A row of a table: GB/s of states read, and per cent of the bandwidth of a copy."""
-    taken = seconds(call, buffers)
-    rate = shape.bytes / taken / 1e9
-    facts |= {"dtype": str(shape.dtype).removeprefix("torch."), "tokens": shape.tokens}
-    facts |= {"hidden": shape.hidden, "milliseconds": taken * 1e3, "GB/s": rate}
-    return facts | {"% of copy": 100 * rate / copy}
+    states, taken = buffers[0], seconds(call, buffers)
+    rate, (tokens, hidden) = states.nbytes / taken / 1e9, states.shape
+    facts |= {"dtype": str(states.dtype).removeprefix("torch."), "tokens": tokens, "hidden": hidden}
+    return facts | {"milliseconds": taken * 1e3, "GB/s": rate, "% of copy": 100 * rate / copy}
 
 
 def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
@@ -206,14 +168,13 @@ def seconds(call: Call, buffers: Sequence[Tensor], least: float = 0.5) -> float:
         for buffer in buffers:
             call(buffer)
 
-    if buffers[0].is_cuda:
-        from triton.testing import do_bench_cudagraph
-
-        with torch.cuda.device(buffers[0].device):
-            taken: float = do_bench_cudagraph(each, return_mode="median") / 1e3
-    else:
+    if not buffers[0].is_cuda:
         timer = Timer("each()", globals={"each": each}, num_threads=torch.get_num_threads())
-        taken = timer.blocked_autorange(min_run_time=least).median
+        return timer.blocked_autorange(min_run_time=least).median / len(buffers)
+    from triton.testing import do_bench_cudagraph
+
+    with torch.cuda.device(buffers[0].device):
+        taken: float = do_bench_cudagraph(each, return_mode="median") / 1e3
     return taken / len(buffers)
 
 
@@ -227,8 +188,11 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     device, size = given.device, torch.device(given.device).type
     triton = size == "cuda"
-    print(", ".join(f"{key} {value}" for key, value in machine(device).items()), flush=True)
-    if not check(device, triton=triton):
+    print(machine(device), flush=True)
+    checks = selftest.run(device, "triton" if triton else "torch")
+    for line in checks:
+        print(f"{'ok  ' if line.ok else 'FAIL'} {line.check}: {line.detail}", flush=True)
+    if not all(line.ok for line in checks):
         sys.exit("a check failed: nothing is timed")
     copied, target = (torch.rand(_READ[size] // 2, device=device) for _ in range(2))
     copy = 2 * copied.nbytes / seconds(target.copy_, [copied]) / 1e9
@@ -238,9 +202,7 @@ def main() -> None:
         shape = Shape(tokens, hidden, 2048, getattr(torch, given.dtype))
         print_rows(methods(shape, device, copy, triton=triton))
     if triton:
-        print_rows(by_width(device, copy))
-    if given.sweep:
-        print_rows(sweep(device, copy))
+        print_rows(by_width(device, copy, sweep=given.sweep))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.kernel_speed import machine, print_rows, seconds
 from gaincurate.scoring.config import MachineConfig
@@ -27,7 +28,7 @@ from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.plan import model_max_length, resolve_machine
-from gaincurate.scoring.prefill import Prefill, hooked
+from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 from gaincurate.scoring.worker import settle_memory
@@ -41,21 +42,19 @@ QWEN = {
 _SHORTEST, _LONGEST, _TAIL = 8, 2048, 5  # tokens of a made-up question, and after it
 
 
-def made_up_prompts(
-    count: int, *, prefix: int, vocab_size: int, limit: int | None = None, seed: int = 0
-) -> list[Segmented]:
+def made_up_prompts(count: int, *, prefix: int, vocab_size: int, limit: int | None = None) -> list[Segmented]:
     """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal).
 
     All begin with the same `prefix` tokens. The model has positions for `limit` tokens, None for any number.
     """
     longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
-    random, least = np.random.default_rng(seed), min(3, vocab_size - 1)
-    common = random.integers(least, vocab_size, prefix)
+    random, least = np.random.default_rng(0), min(3, vocab_size - 1)
+    common = random.integers(least, vocab_size, prefix).astype(np.int32)
     lengths = np.clip(np.exp(random.normal(np.log(64), 0.63, count)), _SHORTEST, longest).astype(int)
     prompts = []
-    for length in lengths:
-        tokens = np.concatenate([common, random.integers(least, vocab_size, length + _TAIL)])
-        prompts.append(Segmented(tokens.astype(np.int32), prefix, prefix + int(length)))
+    for length in lengths.tolist():
+        rest = random.integers(least, vocab_size, length + _TAIL).astype(np.int32)
+        prompts.append(Segmented(np.concatenate([common, rest]), prefix, prefix + length))
     return prompts
 
 
@@ -74,17 +73,18 @@ def measure(
     `one_by_one` prompts, evenly chosen, also with `float32`: the same model as the released script runs it.
 
     Returns:
-        By way: rows and tokens per second; `times` the rows of the first way; `of_gemm`, operations of the
-        linear layers per second over those of `torch.nn.functional.linear` alone at the same shapes; and
-        `peak_gib` of a GPU's memory, weights included.
+        By way: rows and tokens per second; `times` the rows of the first way; and `of_gemm`, operations of
+        the linear layers per second over those of `torch.nn.functional.linear` alone at the same shapes.
     """
     prefill, device = Prefill(model), next(model.parameters()).device
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
     # Each runs prompts and gives their number and that of computed tokens.
-    ways: dict[str, Callable[[], tuple[int, int]]] = {"one prompt at a time": lambda: _one_by_one(model, few)}
+    ways: dict[str, Callable[[], tuple[int, int]]] = {
+        "one prompt at a time": partial(_one_by_one, model, few)
+    }
     if float32 is not None:
-        ways["one prompt at a time, float32"] = lambda: _one_by_one(float32, few)
-    ways["padded batches"] = lambda: _batches(prefill, prompts, budget)
+        ways["one prompt at a time, float32"] = partial(_one_by_one, float32, few)
+    ways["padded batches"] = partial(_batches, prefill, prompts, budget)
     with suppress(UnsupportedAttention):  # the table then has no such line
         packed = PackedPrefill(prefill, prompts[:2])
         packed.give_back()
@@ -103,25 +103,21 @@ def measure(
         for name, way in ways.items():
             # Before and after each pass, because other work on the machine slows both.
             alone = [gemm_speed(model, budget)]
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
             begin = time.perf_counter()
             rows, tokens = way()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken = time.perf_counter() - begin
-            peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
             alone.append(gemm_speed(model, budget))
             share = tokens * operations / taken / statistics.mean(alone)
             if index:  # the first pass warms up
-                figures[name].append([rows / taken, tokens / taken, share, peak])
-    table = []
-    slowest = np.array(figures["one prompt at a time"])[:, 0]
+                figures[name].append([rows / taken, tokens / taken, share])
+    table, slowest = [], np.array(figures["one prompt at a time"])[:, 0]
     for name, each in figures.items():
-        rows_, tokens_, share, peak = np.median(each, 0).tolist()
+        rows_, tokens_, share = np.median(each, 0).tolist()
         times = float(np.median(np.array(each)[:, 0] / slowest))
         row = {"method": name, "rows/s": rows_, "tokens/s": tokens_, "times": times}
-        table.append(row | {"of_gemm": "" if name.startswith("one") else share, "peak_gib": peak or ""})
+        table.append(row | {"of_gemm": "" if name.startswith("one") else share})
     return table
 
 
@@ -164,16 +160,10 @@ def gemm_speed(model: nn.Module, rows: int) -> float:
 
 def gemm_operations(prefill: Prefill, prompt: Segmented) -> float:
     """Operations of the linear layers for one token, up to the scored tensor; attention is not counted."""
-    counts = list[int]()
-
-    def count(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
-        weight: Any = module.weight
-        counts.append(2 * args[0].numel() * len(weight))
-
-    layers = (module for module in prefill.model.modules() if isinstance(module, nn.Linear))
-    with hooked(layer.register_forward_hook(count) for layer in layers):
+    with FlopCounterMode(display=False) as counter:
         prefill([prompt])
-    return sum(counts) / prompt.end
+    counts, products = counter.get_flop_counts()["Global"], (torch.ops.aten.mm, torch.ops.aten.addmm)
+    return float(sum(counts.get(product, 0) for product in products) / prompt.end)
 
 
 def main() -> None:
@@ -216,8 +206,7 @@ def main() -> None:
         one_by_one=20,
         float32=load(dtype="float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
     )
-    facts = {**machine(device), "model": given.shape or given.model, "dtype": resolved.dtype}
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"{machine(device)}, {given.shape or given.model}, {resolved.dtype}")
     print_rows(table)
 
 

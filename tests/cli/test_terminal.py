@@ -21,7 +21,7 @@ import tiny
 from command import run
 from gaincurate.cli import output
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact
-from gaincurate.core.files import append_line, write_json
+from gaincurate.core.files import append_lines, write_json
 from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout_set import ROLLOUTS, write_shard
@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
     ]
     write_shard(rollouts, 0, identity, parts, [])
     Artifact(rollouts, ROLLOUTS).finish(identity, 1)
-    append_line(rollouts / EXECUTION, {"scored": str(scored)})
+    append_lines(rollouts / EXECUTION, [{"scored": str(scored)}])
     return tmp_path
 
 

@@ -29,7 +29,7 @@ from gaincurate.difficulty.methods import (
     posterior,
 )
 from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance
-from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 
 SIZES = Sizes(embedding=0.03, signals=0.05, both=0.02, own=0.007, length=1.3)
@@ -226,8 +226,7 @@ def test_of_the_variance_it_predicts_up_to_a_quarter(tmp_path: Path) -> None:
     opened = gaincurate.open_scores(scored)
     wins = np.arange(60.0) % 9
     values = pass_variance(wins, 8 - wins)
-    noise = observation_noise(wins, 8 - wins, "variance")
-    fitted = make("gp", opened, embedded.names(60), values, noise=noise, target="variance")
+    fitted = make("gp", opened, PassRates("p", embedded.names(60), wins, 8 - wins), target="variance")
     predicted = np.concatenate([fitted.rows(table) for table in opened.tables()])
     assert 0 <= predicted.min() <= predicted.max() <= 0.25
     assert predicted.mean() == pytest.approx(values.mean(), abs=0.02)
@@ -237,17 +236,17 @@ def test_a_half_is_predicted_by_a_fit_that_never_saw_it(tmp_path: Path) -> None:
     scored, _, _ = signalled(tmp_path)
     opened = gaincurate.open_scores(scored)
     values = np.random.default_rng(1).integers(0, 9, 41) / 8
-    fitted = make("gp", opened, embedded.names(41), values)
+    rates = PassRates("p", embedded.names(41), 1 - values, values, counted=False)
+    fitted = make("gp", opened, rates)
     halves = fitted.halves(seed=2)
     assert len(halves) == 10
     for place in range(0, 10, 2):
         rows = np.concatenate([halves[place][0], halves[place + 1][0]])
         assert sorted(rows.tolist()) == list(range(41))
-    (asked, predicted), names = halves[3], embedded.names(41)
-    others = np.setdiff1d(np.arange(41), asked)
-    alone = make("gp", opened, [names[i] for i in others], values[others])
+    asked, predicted = halves[3]
+    alone = make("gp", opened, rates.at(np.setdiff1d(np.arange(41), asked)))
     np.testing.assert_allclose(predicted, alone.rows(opened.take(asked)), atol=1e-12)
-    assert make("gp", opened, names[:5], values[:5]).halves(0) == []
+    assert make("gp", opened, rates.at(np.arange(5))).halves(0) == []
 
 
 def test_directions_that_are_not_there_are_not_made_up() -> None:

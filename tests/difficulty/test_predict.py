@@ -18,7 +18,7 @@ import gaincurate
 import sets
 from command import run
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 from gaincurate.difficulty.predictor import load_adapter, probability
 from gaincurate.errors import InputError
@@ -125,7 +125,9 @@ def test_predictions_are_those_of_the_module_on_the_drawn_references(
             others = [k for k in range(30) if k != i]
             reference = z[[rows[k] for k in others]]
             alone.append(probability(loaded.predictor(z[rows[i]][None], reference, d[others])).item())
-    fitted = make("adapter", opened, found.references, known.observed[2, rows], adapter=loaded)
+    failure = known.observed[2, rows]
+    references = PassRates("p", found.references, 1 - failure, failure, counted=False)
+    fitted = make("adapter", opened, references, adapter=loaded)
     np.testing.assert_allclose(fitted.leave_one_out(), alone, atol=1e-6)
 
 
@@ -136,7 +138,8 @@ def test_group_means_are_what_their_name_says(scored: Path, observed: Path, know
     for i in (1, 3, 5, 201, 230):
         same = [k for k in rows if k % 5 == i % 5]
         assert means[i] == pytest.approx(known.observed[2, same].mean())
-    only = make("group-mean", opened, embedded.names(6), np.arange(6) / 8, group_column="question")
+    six = PassRates("p", embedded.names(6), 8 - np.arange(6.0), np.arange(6.0))
+    only = make("group-mean", opened, six, group_column="question")
     alone = [5 / 8, 14 / 5 / 8, 13 / 5 / 8, 12 / 5 / 8, 11 / 5 / 8, 0.0]
     assert only.leave_one_out().tolist() == pytest.approx(alone)
     assert only.rows(opened.take([5, 10, 7])).tolist() == pytest.approx([2.5 / 8, 2.5 / 8, 2 / 8])

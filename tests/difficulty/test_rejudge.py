@@ -8,7 +8,7 @@ import pytest
 
 import sets
 from command import run, tree
-from gaincurate.core.files import append_line
+from gaincurate.core.files import append_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout as module
 from gaincurate.difficulty.config import RejudgeConfig
@@ -37,7 +37,7 @@ def rollouts(tmp_path: Path) -> Path:
     shards = [{gc_id: COMPLETIONS[gc_id] for gc_id in ids} for ids in ("ab", "cd")]
     rejected, verifier = {"gc_id": "z", "reason": "no gold"}, {"name": "exact"}
     folder = write_set(tmp_path / "rollouts", shards, rejected, source=source, verifier=verifier)
-    append_line(folder / "execution.jsonl", {"scored": str(tmp_path / "scored")})
+    append_lines(folder / "execution.jsonl", [{"scored": str(tmp_path / "scored")}])
     return folder
 
 

@@ -17,7 +17,7 @@ from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
 from gaincurate.difficulty.metrics import observation_noise, pass_variance, quality, variance_ceiling
-from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,7 +133,8 @@ def test_the_references_say_which_aim_is_better(tmp_path: Path) -> None:
     rows = np.array([int(name[2:]) for name in names])
     carried: dict[str, list[float]] = {"difficulty": [], "variance": []}
     for name, observed in (("difficulty", losses / 8), ("variance", v)):
-        fitted = make("group-mean", opened, names, observed[rows], group_column="question")
+        values = PassRates("p", names, 1 - observed[rows], observed[rows], counted=False)
+        fitted = make("group-mean", opened, values, group_column="question")
         for half, predicted in fitted.halves(0):
             worth = predicted if name == "variance" else -np.abs(predicted - 0.5)
             # Five groups are five values: the ten prompts of a quarter may be cut out of one of them.

@@ -71,7 +71,7 @@ def adapter(world: World, references: Ints, observed: Floats, epochs: int = Reci
     known = world.embeddings[references]
     policy = Policy("the policy", np.arange(len(references)), observed)
     recipe = Recipe(epochs=epochs, held_out=0.0)
-    made = fit(torch.from_numpy(known), [policy], Shape(known.shape[1]), recipe).predictor
+    made = fit(torch.from_numpy(known), [policy], Shape(known.shape[1]), recipe)[0]
     return by_references(made, known, observed)(world.embeddings)
 
 

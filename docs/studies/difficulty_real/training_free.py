@@ -25,7 +25,8 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance, quality_of_halves
+from gaincurate.difficulty.metrics import Target, quality_of_halves
+from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predict import MethodName, make
 from gaincurate.difficulty.rollout_set import pass_rates
 
@@ -70,13 +71,11 @@ class Trial:
         made = {}
         for target in ("difficulty", "variance"):
             aim: Target = target
-            values = observed if aim == "difficulty" else pass_variance(self.wins, losses)
+            ids = [self.ids[i] for i in references]
             fitted = make(
                 method,
                 self.scored,
-                [self.ids[i] for i in references],
-                values[references],
-                noise=observation_noise(self.wins[references], losses[references], aim),
+                PassRates("references", ids, self.wins[references], losses[references]),
                 group_column="source" if method == "group-mean" else None,
                 target=aim,
             )

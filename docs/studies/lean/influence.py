@@ -29,7 +29,7 @@ from papers import write_checkpoint
 from policy import Policy, Tensor, trees
 from world import Prompts, World
 
-from gaincurate.core.files import append_line, json_lines, write_lines
+from gaincurate.core.files import append_lines, json_lines, write_lines
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import spearman
@@ -296,6 +296,6 @@ if __name__ == "__main__":
         left = not given.table and len(done) < len(WHEN)
         for lines in mapped(name, World(Path(folder), every), done) if left else ():
             for line in lines:
-                append_line(given.results, line)
+                append_lines(given.results, [line])
             rows += lines
     print(table(rows))

@@ -150,7 +150,8 @@ class Dots(dots.Dots):
         failure = 1 - wins / GROUP
         rows = context.scored.take(context.taken[context.rows])
         ids = rows.column(ID).take(chosen).to_pylist()
-        values = make("adapter", context.scored, ids, failure, adapter=self._adapter).rows(rows)
+        rates = PassRates("references", ids, wins, GROUP - wins)
+        values = make("adapter", context.scored, rates, adapter=self._adapter).rows(rows)
         values[chosen] = failure
         self.inform(values, chosen)
         self.reused = [self._behaved(policy, groups[place]) for place in self._near(failure)]
