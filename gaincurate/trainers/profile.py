@@ -23,10 +23,8 @@ from gaincurate.trainers.doctor.findings import Rule, Style
 from gaincurate.trainers.names import TRAINERS as TRAINERS
 from gaincurate.trainers.names import folder_of, with_part
 
-COMMAND = (
-    "gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}"
-    """Runs every recipe, saved as round.sh."""
-)
+COMMAND = "gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}"
+"""Runs every recipe, saved as round.sh."""
 
 
 @dataclass(frozen=True, slots=True)
