@@ -1,11 +1,8 @@
 """A trainer's checkpoints: their state, the newest complete one, and how it is held while it is scored.
 
-A checkpoint is judged by the trainer's layout, from names, small JSON files and safetensors headers. Weights
-are never read: a look at a large checkpoint must cost nothing.
-
-Trainers delete old checkpoints while they run, so a checkpoint that is scored is first held in the run's
-folder by hard links or copies, and adapters are merged. The held folder stays, by round, until its scoring is
-done: a killed scoring goes on with it, though the trainer has deleted the checkpoint since.
+A look at a large checkpoint must cost nothing, so weights are never read. Trainers delete old checkpoints, so
+one that is scored is first held in the run's folder by hard links or copies, and adapters are merged. The
+held folder stays until its scoring is done, so a killed scoring goes on with it.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,12 +37,8 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECORD = ".held.json"
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
-_OTHERS = {"trainer_state.json", INDEX}
-_OF_MODEL = ("config.json", "*.safetensors", "*.distcp")
-_TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
-_TRAINER = "trainer.json"
 _PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 
 
@@ -52,10 +46,9 @@ _PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 class Checkpoint:
     """A folder that a trainer wrote, and its state.
 
-    `state` is `model` or `adapter` where it can be scored (an adapter after merging), `writing` where
-    something is still missing, `refused` where it never can be scored as it is. `why` says what is wrong.
-    `folder` has the weights. With `bare` it has no configuration. `base` is the base model next to an
-    adapter. `only_resumed` marks resume states, which some trainers save apart from exported models.
+    `state` is `model` or `adapter` where it can be scored, `writing` where something is still missing,
+    `refused` where it never can be; `why` says what is wrong. `folder` has the weights, and no configuration
+    if `bare`. `base` is the base model next to an adapter. `only_resumed` marks resume states beside exports.
     """
 
     path: Path
@@ -77,9 +70,10 @@ class Checkpoint:
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
     names = [name for pattern in layout.folders for name in glob(pattern, root_dir=root)]
+    of_model = ("config.json", "*.safetensors", "*.distcp")
     for path in {root, *(root / name for name in names)}:
         number = re.fullmatch(layout.step, path.name)
-        if number and path.is_dir() and (not layout.any_name or _has_any(path, *_OF_MODEL)):
+        if number and path.is_dir() and (not layout.any_name or _has_any(path, *of_model)):
             yield int(number[1]), path
 
 
@@ -108,13 +102,14 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             return Checkpoint(path, step, "refused", path, f"{files[0]} {_PICKLED} ({layout.setting})")
     for shards in layout.sharded:
         if parts := sorted(path.glob(shards.files)):
-            how = f"let {layout.trainer} save Hugging Face weights ({layout.setting})"
+            how = f"let the trainer save Hugging Face weights ({layout.setting})"
             if shards.convert is not None:
-                how = f"convert them with `{shards.command(path)}`, or {how}"
+                command = shards.convert.replace("{checkpoint}", shlex.quote(str(path)))
+                how = f"convert them with `{command}`, or {how}"
             why = f"the weights of {path} are sharded ({parts[0].relative_to(path)}): {how}"
             return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
-    how = f"; {layout.trainer} saves them with {layout.setting}" if layout.setting else ""
-    return Checkpoint(path, step, "writing", path, f"{path} has no weights{how}")
+    why = f"{path} has no weights; the trainer saves them with {layout.setting}"
+    return Checkpoint(path, step, "writing", path, why)
 
 
 def owner(folder: Path, layout: Layout) -> Checkpoint | None:
@@ -136,10 +131,9 @@ def _has_any(path: Path, *kinds: str) -> bool:
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
     """The newest complete checkpoint by step that can be scored, or None, and the reason if not the newest.
 
-    The reason is a sentence without its full stop, or "". A complete checkpoint that cannot be scored
-    (sharded, for example) is not replaced by an older one. Resume states are skipped if the trainer also
-    exports models. `root` is the trainer's output root, or a checkpoint; what was put there before `since`
-    (seconds since 1970) is left out.
+    A complete one that cannot be scored, such as a sharded one, is not replaced by an older one. Resume
+    states are skipped if the trainer also exports models. `root` is the trainer's output root, or a
+    checkpoint; what was put there before `since` (seconds since 1970) is left out.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):
@@ -179,9 +173,9 @@ def _put_there(checkpoint: Checkpoint) -> float:
 
 def small_files(folder: Path) -> dict[str, Path]:
     """Configuration, tokenizer and templates of a folder, by their names in it."""
-    names = sorted([*glob("*", root_dir=folder), *glob(f"{_TEMPLATES}/*.jinja", root_dir=folder)])
-    small = [name for name in names if Path(name).suffix in _SMALL and name not in _OTHERS]
-    return {name: folder / name for name in small if (folder / name).is_file()}
+    names = sorted([*glob("*", root_dir=folder), *glob("additional_chat_templates/*.jinja", root_dir=folder)])
+    names = [name for name in names if Path(name).suffix in _SMALL and (folder / name).is_file()]
+    return {name: folder / name for name in names if name not in ("trainer_state.json", INDEX)}
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
@@ -212,12 +206,8 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     """Link a checkpoint's files into a folder, or copy them; nothing is done where it holds them already.
 
-    What the checkpoint lacks of configuration and tokenizer is the `model`'s.
-
-    Raises:
-        InputError: the configuration is neither in the checkpoint nor in the model's folder.
-        TrainerError: it was deleted meanwhile.
-        StorageError: the file system refused.
+    Where the checkpoint lacks configuration or tokenizer, those are the `model`'s. Raises InputError where
+    that has none, TrainerError where the checkpoint was deleted, StorageError where the disk refused.
     """
     making = into.with_name(f".{into.name}.making")
     try:
@@ -301,13 +291,13 @@ def _stamp(path: Path) -> list[int]:
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
     """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
-    path = run.folder / _TRAINER
+    path = run.folder / "trainer.json"
     if trainer is None:
         return str(read_sealed(path)["trainer"]) if path.exists() else None
-    name = layout_of(trainer).trainer
+    layout_of(trainer)  # raises where there is none
     if keep:
-        write_sealed(path, {"trainer": name})
-    return name
+        write_sealed(path, {"trainer": trainer})
+    return trainer
 
 
 class TrainerFinder(Finder):
@@ -341,10 +331,7 @@ class TrainerFinder(Finder):
     def chosen(self, run: Run, root: Path) -> str:
         """The checkpoint of a round that was trained by hand: one that is held already, else the newest.
 
-        `root` is the trainer's output root, or a checkpoint.
-
-        Raises:
-            InputError: there is none.
+        `root` is the trainer's output root, or a checkpoint. Raises InputError where there is none.
         """
         root = root.resolve()
         for before in _holds(run):

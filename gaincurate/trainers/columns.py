@@ -1,7 +1,4 @@
-"""One trainer's view of a scored set: its columns by kind, each with its type before the first row is read.
-
-Types come first so that all batches of a file agree, also where the first thousand answers are null.
-"""
+"""One trainer's view of a scored set: columns with types before the first row, so that all batches agree."""
 
 from __future__ import annotations
 
@@ -73,10 +70,8 @@ class Column:
 class View:
     """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
 
-    `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them.
-
-    Raises:
-        InputError: no such column, or the trainer cannot do without something that is not there.
+    `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them. Raises
+    InputError where there is no such column, or something that the trainer needs is not there.
     """
 
     def __init__(
@@ -122,9 +117,7 @@ class View:
     def table(self, table: pa.Table) -> pa.Table:
         """The view of the set's next rows for a Parquet file, where every struct has the keys of all others.
 
-        Raises:
-            InputError: a prompt that this trainer cannot read.
-            OutputError: a row's prompt cannot be read, so the set is not what its identity says.
+        Raises InputError where the trainer cannot read a prompt, OutputError where the set is damaged.
         """
         rows = self._rows(table, self.profile.rendering.nulls != "")
         columns = [column.array(rows) for column in self.columns.values()]
@@ -253,7 +246,7 @@ class View:
 
     def messages_json(self) -> Column:
         """The same as the text of a JSON list."""
-        return Column(pa.string(), lambda rows: list(map(_json, rows.messages)), self._prompt)
+        return Column(pa.string(), lambda rows: list(map(json_text, rows.messages)), self._prompt)
 
     def after_system(self) -> Column:
         """The messages after a system message, for trainers that want that one apart."""
@@ -266,8 +259,7 @@ class View:
     def question(self) -> Column:
         """The one user message as text; its system message, the same for all rows, goes to `system`.
 
-        The system message is then in no column: `launch` has to set it from `view.system`, and a trainer with
-        no setting for it has to say in a hint that it is left out.
+        `launch` has to set that one from `view.system`, or say in a hint that it is left out.
         """
 
         def text(gc_id: str, messages: list[Message]) -> Any:
@@ -296,7 +288,7 @@ class View:
         kind = column_type(self.source, self.tools or "")
         if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self._prompt.endswith(".input"):
             return Column(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
-        return Column(pa.string(), lambda rows: [_json(tools or []) for tools in rows.tools], self.tools)
+        return Column(pa.string(), lambda rows: [json_text(tools or []) for tools in rows.tools], self.tools)
 
     def ids(self) -> Column:
         """The ids."""
@@ -334,10 +326,10 @@ class View:
             if is_number:
                 answers = pa.array(answers, kind).cast(pa.string()).to_pylist()
             elif is_text:
-                answers = [a if a is None or isinstance(a, str) else _json(a) for a in answers]
+                answers = [a if a is None or isinstance(a, str) else json_text(a) for a in answers]
             if not self.id_in_answer:
                 return answers
-            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
+            return [json_text({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
 
         return Column(pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer)
 
@@ -414,10 +406,7 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
-    """The type of a set's message lists: role, content, and every other key that a message has.
-
-    Only a column with messages as JSON text has to be read for that.
-    """
+    """The type of a set's message lists with every key of a message; only JSON text has to be read for it."""
     identity: Json = scored.identity
     columns = Columns.of(identity)
     kind = column_type(scored.schema, columns.prompt)
@@ -455,5 +444,6 @@ def _split(messages: list[Message]) -> tuple[str | None, list[Message]]:
     return None, messages
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as JSON; what JSON does not have, as text."""
     return json.dumps(value, ensure_ascii=False, default=str)

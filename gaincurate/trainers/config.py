@@ -1,7 +1,4 @@
-"""The options of commands that follow a trainer: `schedule next`, `schedule run` and `doctor`.
-
-They name trainers, so they stand here and not with `schedule`, which knows none.
-"""
+"""The options of commands that name trainers: `schedule next`, `schedule run` and `doctor`."""
 
 from __future__ import annotations
 

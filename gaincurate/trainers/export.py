@@ -1,8 +1,7 @@
 """The exact file that a trainer reads, of a scored set or of a run's round.
 
-Names and nesting are the trainer's, and the id is where the trainer returns it. Other source columns
-go along, without the nulls that Arrow adds in lines of JSON; one whose name the trainer needs or reserves is
-renamed with a note.
+Other source columns go along, without the nulls that Arrow adds in lines of JSON; one whose name the trainer
+needs or reserves is renamed with a note.
 """
 
 from __future__ import annotations

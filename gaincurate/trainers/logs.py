@@ -1,7 +1,7 @@
 """Outcomes from a trainer's own logs, for runs in which nobody reports them.
 
-The kinds are TRL's tables of completions (Parquet) and lines as in `outcomes.jsonl`. Rows of a table are
-joined to the round's prompts by id, or by the prompt's messages if the table has no id.
+They are TRL's tables of completions (Parquet), whose rows are joined by id or else by the prompt's messages,
+and lines as in `outcomes.jsonl`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,7 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import read_parquet
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import (
-    append_lines,
-    digest_bytes,
-    digest_file,
-    drop_half_line,
-    json_lines,
-    reading,
-    to_lines,
-)
+from gaincurate.core.files import append_lines, digest_bytes, digest_file, drop_half_line, json_lines, reading
 from gaincurate.core.foreign import open_regular
 from gaincurate.core.outcomes import check_line, read_file
 from gaincurate.core.prompts import prompts_of
@@ -36,12 +28,10 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 
-TAKEN = "logs.json"
-"""The file next to a round's outcomes with the size in bytes and hash of each log taken for it, by path."""
+TAKEN = "logs.json"  # beside a round's outcomes, the size in bytes and hash of each log taken for it, by path
 _TRL = frozenset({"step", "prompt", "completion", "advantage"})
 _LINE = ("gc_id", "reward", "round", "sample", "step", "correct", "attempt", "tokens")
-_PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")
-"""Logs in a folder, of TRL and of lines."""
+_PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")  # in a folder, of TRL and of lines
 
 
 def find_files(path: Path) -> list[Path]:
@@ -95,31 +85,18 @@ def _trl_rows(path: Path, asked: str | None) -> tuple[list[Json], list[str]]:
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
-    """The most first rows that are the last ones of `before`.
-
-    A trainer that writes its last generation at every logging step has the same rows in several tables while
-    it trains on one generation for several steps.
-    """
+    """The most first rows that are the last of `before`: TRL logs a generation while it trains on it."""
     sizes = range(min(len(before), len(rows)), 0, -1)
     return next((size for size in sizes if before[len(before) - size :] == rows[:size]), 0)
 
 
 def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None, note: Note = silent) -> int:
-    """Append the newest round's outcomes; call it while holding `working_on`.
+    """Append the newest round's outcomes and return their number; call it while holding `working_on`.
 
-    Args:
-        run: the run.
-        paths: files, folders or globs.
-        reward_column: which number is the reward, where a log has several.
-        note: called with a summary and the rows that could not be joined.
-
-    Returns:
-        How many outcomes were appended.
-
-    Raises:
-        OutcomeError: no file, an unknown or broken one, one of which nothing joins, or a reward outside the
-            run's range; nothing is appended.
-        StorageError: the file system refused.
+    `paths` are files, folders or globs. `reward_column` names the reward where a log has several numbers, and
+    `note` is called with a summary and the rows that could not be joined. Raises OutcomeError, and appends
+    nothing, where a file is missing, unknown or broken, or none of its rows can be joined, or a reward is
+    outside the run's range. Raises StorageError where the file system refused.
     """
     round_ = run.round
     taking = _Taking(run, round_, reward_column)
@@ -132,7 +109,7 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
             )
     lines = taking.lines()
     try:
-        to_lines(lines)
+        json.dumps(lines, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise OutcomeError("an outcome holds half of a surrogate pair, which no file can hold.") from error
     count = sum("gc_id" in line for line in lines)
@@ -212,10 +189,7 @@ class _Taking:
         return len(lines)
 
     def _take_lines(self, path: Path, place: str) -> int:
-        """Take the lines that were added to a file of outcomes; return how many there are.
-
-        Lines with `attempt` or `resume_from_step` are taken too, as in `outcomes.jsonl`.
-        """
+        """Take the lines that were added to a file of outcomes, of any attempt; return how many there are."""
         records = [files[place] for files in (*self._earlier, self.files) if place in files]
         since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
         mark, joined = digest_bytes(place.encode())[:8], 0

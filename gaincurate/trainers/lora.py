@@ -1,7 +1,7 @@
 """Merges a LoRA adapter into its base model, so that a checkpoint with an adapter can be scored.
 
-It runs as `python -m gaincurate.trainers.lora`, so the process that starts it needs no torch. peft
-merges in float32: in bfloat16 much of a small adapter would be rounded away in the sum.
+It is a process of its own, so the one that starts it needs no torch. peft merges in float32: in bfloat16 much
+of a small adapter would be rounded away in the sum.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, see_mergea
 def merge(adapter: Path, out: Path, base: str | None = None) -> None:
     """Write the base model with the adapter in it, float32, with the tokenizer that is there, to `out`.
 
-    `base` is a folder or a Hub id; default: the base model that the adapter names.
-
-    Raises:
-        ModelError: it cannot be merged, or its base is not here or is another one.
+    `base` is a folder or a Hub id; default: the base model that the adapter names. Raises ModelError where
+    the adapter cannot be merged, or its base is not here or is another one.
     """
     config = see_mergeable(adapter)
     folder = _base_folder(adapter, base or config.get("base_model_name_or_path"))

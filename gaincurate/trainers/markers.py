@@ -1,7 +1,4 @@
-"""Signs that a trainer's checkpoint is complete, as far as several trainers share them.
-
-Each check reads the file that the trainer writes last. One that cannot be read to its end is being written.
-"""
+"""Signs that a trainer's checkpoint is complete, in the file that the trainer writes last."""
 
 from __future__ import annotations
 

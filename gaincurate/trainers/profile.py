@@ -54,11 +54,6 @@ class Sharded:
     convert: str | None  # command with `{checkpoint}` in it, whose result is where `Layout.weights` looks
     apart: bool = False  # they lie in a folder of their own, as a series beside the Hugging Face weights
 
-    def command(self, checkpoint: Path) -> str | None:
-        """The converting command for a checkpoint, quoted for a shell."""
-        words = shlex.split(self.convert or "")
-        return shlex.join(word.replace("{checkpoint}", str(checkpoint)) for word in words) or None
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -77,7 +72,6 @@ class Layout:
     sharded: tuple[Sharded, ...] = ()  # other weights that are named
     tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
     any_name: bool = False  # of folders that end in a number, so only those with files of a model count
-    trainer: str = ""  # set by its profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +122,6 @@ class Profile:
     style: Style = ""  # of a setting in its launch line
     live: bool = False  # whether it can be steered in one long process
     whole: Mapping[str, Any] | None = None  # in place of its defaults for a file with all sections of them
-
-    def __post_init__(self) -> None:
-        if self.layout is not None:
-            object.__setattr__(self.layout, "trainer", self.name)
 
 
 @cache

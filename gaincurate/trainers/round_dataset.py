@@ -24,8 +24,7 @@ from gaincurate.schedule.observations import checked_lines
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
-DRAW = "gc_draw"
-"""The key under which a row carries the number of its draw, from 1; 0 where no outcome is reported."""
+DRAW = "gc_draw"  # the key under which a row carries its draw's number, from 1; 0 where nothing is reported
 _AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes of those that it has."
 
 
@@ -167,12 +166,9 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration begin after a place, with the run as it was there.
+        """Let the next iteration begin after a place from `state_dict`, with the run as it was there.
 
         Later rounds are set aside and later outcomes taken back when that iteration begins.
-
-        Args:
-            state: from `state_dict`.
         """
         self._state, self._left = dict(state), None
 

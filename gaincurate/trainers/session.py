@@ -1,8 +1,7 @@
 """A run as a trainer follows it live: rows out, outcomes in, the next round planned between steps.
 
-One long trainer process follows the run instead of one command per round. All that it does is in the run's
-files, so other processes of the trainer may report too, and a checkpoint needs no more than the place that
-`save` gives.
+All that a session does is in the run's files, so other processes of the trainer may report too, and a
+checkpoint needs no more than the place that `save` gives.
 """
 
 from __future__ import annotations
@@ -27,20 +26,13 @@ from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
 
-PLACE = "gaincurate_state.json"
-"""The file next to a checkpoint with the position in the run."""
-RESUME = "resume from another checkpoint"
-"""Advice in the error for a damaged file."""
-ROUND = "gc_round"
-"""The key under which a row carries its round, so that its outcomes can name it."""
+PLACE = "gaincurate_state.json"  # next to a checkpoint, with the position in the run
+RESUME = "resume from another checkpoint"  # advice in the error for a damaged file
+ROUND = "gc_round"  # the key under which a row carries its round, so that its outcomes can name it
 
 
 def place_beside(checkpoint: str | Path) -> Json:
-    """The place in a checkpoint's folder.
-
-    Raises:
-        OutputError: there is none, or a damaged one.
-    """
+    """The place in a checkpoint's folder; raises OutputError where there is none, or a damaged one."""
     path = Path(checkpoint) / PLACE
     if not path.exists():
         raise OutputError(
@@ -94,8 +86,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     def open(self) -> None:
         """Keep other trainers out until `close`, or this process's end; once is enough.
 
-        Raises:
-            LockedError: another trainer is at work on the run.
+        Raises LockedError where another trainer is at work on the run.
         """
         if self._lock is None:
             self._lock = self._held.enter_context(command_lock(self.run.folder))
@@ -197,12 +188,9 @@ class RunSession(AbstractContextManager["RunSession"]):
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
 
-        Without `round` a line is of the newest round.
-
-        Raises:
-            OutcomeError: a line that the run could not use, such as a reward outside the run's range; nothing
-                is written.
-            StorageError: the file system refused.
+        Without `round` a line is of the newest round. Raises OutcomeError, and writes nothing, for a line
+        that the run could not use, such as a reward outside its range, and StorageError where the disk
+        refused.
         """
         newest = self.round
         append_lines(self.run.outcomes(newest), checked_lines(self.run, lines, newest))
@@ -261,23 +249,14 @@ class RunSession(AbstractContextManager["RunSession"]):
         return {**saved_place(self.run, step), "position": self.position, **more}
 
     def save_beside(self, checkpoint: str | Path, step: int, **more: Any) -> None:
-        """Write the place into a checkpoint's folder, atomically.
-
-        Raises:
-            StorageError: the file system refused.
-        """
+        """Write the place into a checkpoint's folder, atomically; raises StorageError where it cannot."""
         write_sealed(Path(checkpoint) / PLACE, self.save(step, **more))
 
     def restore(self, saved: Json, where: str = "the checkpoint") -> None:
-        """Return the run to its state at `save`.
+        """Return the run to its state at `save`, which gave `saved`; `where` names its source in messages.
 
-        Args:
-            saved: from `save`.
-            where: its source, for error messages.
-
-        Raises:
-            OutputError: it is another run's, or of a history that was undone.
-            LockedError: another process is at work on the run.
+        Raises OutputError where it is another run's or of a history that was undone, and LockedError where
+        another process is at work on the run.
         """
         with working_on(self.run.folder):
             undone = return_to(self.run, saved, where)
@@ -292,8 +271,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     def begin_anew(self) -> None:
         """Void the outcomes of round 0, for a trainer that starts without a checkpoint.
 
-        Raises:
-            OutputError: the run has gone on to later rounds.
+        Raises OutputError where the run has gone on to later rounds.
         """
         if self.round or self.finished:
             raise OutputError(
@@ -339,11 +317,8 @@ def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
     """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
     `run` is the folder that the setting `where` gave, None where it did not; `ahead` is `RunSession`'s.
-
-    Raises:
-        InputError: none was given, or the run scores again at checkpoints, or its plans have group sizes.
-        OutputError: no run is there.
-        LockedError: another trainer is at work on it.
+    Raises InputError where none was given or the run cannot be followed like this, OutputError where no run
+    is there, LockedError where another trainer is at work on it.
     """
     if not run:
         raise InputError(f"which run to follow was not said: give its folder by {where}.")

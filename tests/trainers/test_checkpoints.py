@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -99,17 +100,13 @@ def test_sharded_weights_are_named_with_what_converts_them(tmp_path: Path, train
     root = folders.write(tmp_path / "a root", folders.ORDERS[trainer](7, hf=False))
     checkpoint, why = find(root, layout)
     assert checkpoint is None
-    assert f"let {trainer} save Hugging Face weights ({layout.setting})" in why
+    assert f"let the trainer save Hugging Face weights ({layout.setting})" in why
     command = CONVERT[trainer]
     if command is None:
         assert "convert them with" not in why
         return
-    quoted = " ".join(f"'{word}'" if "a root" in word else word for word in _filled(command, root))
-    assert f"convert them with `{quoted}`" in why
-
-
-def _filled(command: str, root: Path) -> list[str]:
-    return [word.replace("{}", str(root)) for word in command.split(" ")]
+    words = shlex.split(why.partition("convert them with `")[2].partition("`")[0])
+    assert words == [word.replace("{}", str(root)) for word in command.split(" ")]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +172,7 @@ def test_verls_merger_leaves_the_base_beside_the_adapter_and_that_is_not_the_mod
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "safetensors is not finished"),
         ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter_model.bin is pickled, which can"),
         ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled, which can run code"),
-        ({"config.json": b"{}"}, "has no weights; trl saves them with"),
+        ({"config.json": b"{}"}, "has no weights; the trainer saves them with"),
         ({"model.safetensors.index.json": b'{"weight_map": {}}'}, "index.json is not finished"),
         ({"model.safetensors.index.json": b'{"weight_map": {"w": "../x"}}'}, "index.json is not finished"),
     ],
@@ -262,13 +259,13 @@ def test_a_real_save_of_transformers_is_complete_for_the_trl_layout(tmp_path: Pa
 
 
 def test_the_table_in_the_docs_is_the_modules() -> None:
-    def row(layout: Layout) -> list[str]:
+    def row(trainer: str, layout: Layout) -> list[str]:
         weights = ", ".join(f"`{value}`" for value in layout.weights) or "-"
-        return [layout.trainer, weights, f"`{layout.setting}`"]
+        return [trainer, weights, f"`{layout.setting}`"]
 
     lines = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("| trainer | complete when |"))
-    rows = [row(layout) for layout in layouts().values()]
+    rows = [row(trainer, layout) for trainer, layout in layouts().items()]
     cells = [line.strip("| ").split(" | ") for line in lines[start + 2 : start + 2 + len(rows)]]
     assert [[trainer, weights, setting] for trainer, _, weights, setting in cells] == rows
     assert not lines[start + 2 + len(rows)].startswith("|")

@@ -1,7 +1,7 @@
 """Rules that several trainers share, over the trainer's own keys, and a table of kinds of findings.
 
-A trainer's `RULES` are a list of them. A rule takes settings and the facts of a run, and yields findings. The
-functions marked with `rule` here take further parameters first: `begins("model.path")`.
+A rule takes settings and the facts of a run, and yields findings. The functions marked with `rule` take
+further parameters first: `begins("model.path")`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
 SEGMENT: tuple[Mode, ...] = ("segment",)
 LIVE: tuple[Mode, ...] = ("live",)
-ROUND = ("data", "output", "round")
-"""The parts of a command that the driver fills in with something of the round's own."""
+ROUND = ("data", "output", "round")  # what the driver fills in with something of the round's own
 Number = Callable[[Settings], float | None]
 P = ParamSpec("P")
-FOREVER = 1_000_000
-"""A period in steps that no round is as long as; trainers save the last step whatever the period."""
+FOREVER = 1_000_000  # steps, more than a round has; trainers save the last step whatever the period
 _ORDER_LOST = "this changes their order, not which rows are trained"
 
 
@@ -241,9 +239,8 @@ def resumes(
 ) -> Iterator[Finding]:
     """A checkpoint of the last round brings its step counter and its place in another file back.
 
-    `place` is the setting of the checkpoints' folder; one of the round's own has no such checkpoint. `model`
-    is that of the model, with which the next round begins. `key` is the setting that resumes, where there is
-    one, and `off` are its values that do not. The fix is the first of them, or a folder of the round's own.
+    `place` is the setting of the checkpoints' folder, and `model` that of the model. `key` is the setting
+    that resumes, and `off` are its values that do not. The fix is the first of them, or a round's folder.
     """
     if not context.segment or (key and settings[key] in off):
         return

@@ -1,13 +1,11 @@
 """The doctor: reads a trainer's settings, asks that trainer's rules, and lists the findings, worst first.
 
-Rules see settings by the trainer's own keys and never run its code, so a trainer that is not installed can
-be examined. With a run, the trainer's rendered prompts are compared with the scored ones: chat template
-arguments, tools, token ids. Parts that are not seen here, such as tools from a file, are never said to agree.
+Rules never run a trainer's code, so one that is not installed can be examined. With a run, its rendered
+prompts are compared with the scored ones; parts that are not seen, such as tools from a file, are no match.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +24,7 @@ from gaincurate.core.prompts import Columns, chats_of, column_values, read_rows,
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.model import is_failure
-from gaincurate.trainers.columns import has_nulls
+from gaincurate.trainers.columns import has_nulls, json_text
 from gaincurate.trainers.doctor.common import find
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
@@ -108,17 +106,11 @@ def examine(
     run: Path | None = None,
     command: Sequence[str] = (),
 ) -> Report:
-    """Read a trainer's settings and list what would go wrong.
+    """Read the settings of the trainer `name` and list what would go wrong.
 
-    Args:
-        name: the trainer's.
-        sources: configuration files and scripts, later ones over earlier ones; `-` is standard input.
-        mode: `segment` for one process a round, `live` for one long one with our adapter, `export`.
-        run: a run's folder, to compare numbers with.
-        command: words of the trainer's command, or its flags alone, over all sources.
-
-    Raises:
-        InputError: a trainer, a mode, a file or a run that cannot be used.
+    `sources` are configuration files and scripts, later ones over earlier ones (`-` is standard input), and
+    `command` has words of the trainer's command, or its flags alone, over all of them. Numbers are compared
+    with those of `run`, a folder. Raises InputError where one of them, or the mode, cannot be used.
     """
     trainer = trainer_named(name)
     if mode == "live" and not trainer.live:
@@ -206,12 +198,12 @@ def template_arguments(trainer: Profile, settings: Settings, context: Context) -
     if rendering.argument:
         fix = {key: wanted.get(rendering.argument)} if differing == [rendering.argument] else {}
     elif key and "." not in key and not any(settings.below(f"{key}.")):
-        fix = {key: _json(wanted)}
+        fix = {key: json_text(wanted)}
     elif key:
         fix = {f"{key}.{name}": wanted.get(name) for name in differing}
-    title = f"{key or f'{trainer.name}, which takes none,'} gives the chat template {_json(given)}, but "
-    title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
-    advice = f"or score the set again with --template-kwargs '{_json(given)}'"
+    title = f"{key or f'{trainer.name}, which takes none,'} gives the chat template {json_text(given)}, but "
+    title += f"prompts were scored with {json_text(wanted)}: the model reads other prompts than were scored"
+    advice = f"or score the set again with --template-kwargs '{json_text(given)}'"
     source = settings.source(key, *settings.below(f"{key}."))
     yield Finding("template-arguments", "wrong", title, fix, advice, source)
 
@@ -263,10 +255,6 @@ def additions(rendering: Rendering, settings: Settings, context: Context) -> lis
     return clauses + [f"the trainer adds the column {name!r} to the prompts" for name in media]
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def compare_tokens(
     run: Run, trainer: Profile, settings: Settings, context: Context
 ) -> tuple[list[Finding], str]:
@@ -275,9 +263,8 @@ def compare_tokens(
     Returns a finding on the first prompt that differs, and a note on the comparison, or why there was none.
     """
     rendering, model, round_ = trainer.rendering, run.config.model, run.round
-    differing, unknown = ask(
-        (partial(template_arguments, trainer), partial(tools, trainer)), settings, context
-    )
+    rules: tuple[Rule, ...] = (partial(template_arguments, trainer), partial(tools, trainer))
+    differing, unknown = ask(rules, settings, context)
     if not unknown:
         unknown += additions(rendering, settings, context)
         unknown += [f"{rendering.code} renders the prompts"] if rendering.code else []

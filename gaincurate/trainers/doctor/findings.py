@@ -18,10 +18,8 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
+# A setting in a launch line: key=value, --key value (also true and false), --key for true, and with - for _.
 Style = Literal["", "values", "switches", "dashes"]
-"""A setting in a launch line: "" is key=value; `values` --key value, also true and false; `switches` --key
-alone for true; `dashes` the same with - for _.
-"""
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -120,10 +118,9 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
 
 
 def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
-    """Refuse all findings that break the schedule at once; `write` shows a value as the trainer's settings.
+    """Refuse all findings that break the schedule, in one InputError with a sentence and a fix for each.
 
-    Raises:
-        InputError: a sentence for each that does, with the settings that fix it.
+    `write` shows a value as the trainer's settings have it.
     """
     breaking = [finding for finding in findings if finding.breaks]
     sentences = []

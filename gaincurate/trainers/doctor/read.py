@@ -51,8 +51,7 @@ _MISSING = (
     "{}, which is not here: what it sets is taken as the trainer's default; give it with one more --config "
     "before this one"
 )
-COMMAND = "command line"
-"""The source of flags."""
+COMMAND = "command line"  # the source of flags
 
 
 @dataclass
@@ -123,10 +122,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> No
 
 
 def read_script(text: str, markers: Sequence[str]) -> Read:
-    """The settings of the trainer's command in a script, or of all commands where none is the trainer's.
-
-    Raises ValueError where a quote has no end, or a variable is too long.
-    """
+    """The settings of a script's commands, as `launched`; ValueError for open quotes and long variables."""
     skipped: list[str] = []
     read = launched(list(_commands(text, skipped)), markers)
     if names := ", ".join(f"`{name}`" for name in dict.fromkeys(skipped)):
@@ -193,10 +189,7 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
 
 
 def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
-    """A script's commands as words, with the variables filled in that were assigned before.
-
-    `skipped` takes the words that begin a part that is not read.
-    """
+    """A script's commands as words, with variables filled in; `skipped` takes the heads of unread parts."""
     variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array's are several
     words, array, depth = list[str](), list[str](), 0
     name = ""  # of an array, between its parentheses
@@ -260,9 +253,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str) -> list[str]:
-    """A script's words and operators, without comments and here-documents; line ends are `;`, and
-    substitutions are one word.
-    """
+    """A script's words, without comments and here-documents; `;` ends lines, substitutions are one word."""
 
     def line(piece: re.Match[str]) -> str:
         return {"\\\n": " ", "\n": " ; ", "#": ""}.get(piece[0] if piece[0][0] != "#" else "#", piece[0])
@@ -283,21 +274,21 @@ def _tokens(text: str) -> list[str]:
 
 def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any]:
     """A file's tree over those that its `defaults` name as NeMo-RL does: YAML files, from its own folder."""
-    name, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
+    kind, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
     text = _text(source)
     try:
         tree = parse(text)
     except ValueError as error:
         why = " ".join(str(error).split())
-        raise InputError(f"--config {source}: this is no {name}: {why}.", path=source) from error
+        raise InputError(f"--config {source}: this is no {kind}: {why}.", path=source) from error
     if not isinstance(tree, dict):
-        raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
+        raise InputError(f"--config {source}: this is no {kind} with keys and values.", path=source)
     if not (tree or below):
         raise InputError(f"--config {source}: there is no setting in it.")
     named = tree.pop("defaults", None)
-    parents = [str(parent) for parent in (named if isinstance(named, list) else [named])]
+    names = map(str, named if isinstance(named, list) else [named])
     whole: dict[str, Any] = {}
-    for parent in (each for each in parents if each.endswith((".yaml", ".yml"))):  # else they are Hydra's
+    for parent in (name for name in names if name.endswith((".yaml", ".yml"))):  # else they are Hydra's
         path = os.path.normpath(Path(source).parent / parent)
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)

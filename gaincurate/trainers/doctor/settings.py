@@ -1,7 +1,4 @@
-"""A trainer's settings as one flat mapping of dotted keys, over its defaults.
-
-Keys are compared with `-` as `_`, as command lines do. Nothing here depends on a trainer or a file format.
-"""
+"""A trainer's settings as one flat mapping of dotted keys, in which `-` is `_`, over its defaults."""
 
 from __future__ import annotations
 

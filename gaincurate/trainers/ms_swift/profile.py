@@ -1,9 +1,4 @@
-"""ms-swift: its columns, the settings that make it read a file, and rules on `swift rlhf --rlhf_type grpo`.
-
-Its trainer is a subclass of TRL's with TRL's names for the batch, so TRL's arithmetic holds.
-"""
-
-from __future__ import annotations
+"""ms-swift: columns, settings that make it read a file, rules (its trainer is a subclass of TRL's)."""
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, must

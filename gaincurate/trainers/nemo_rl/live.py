@@ -1,7 +1,6 @@
 """NeMo-RL follows a run through its custom data loader.
 
-Written against commit 7ea279abf (2026-08-22). NeMo-RL passes rewards to no loader, so an environment of the
-user hands its returns to `report`.
+Commit 7ea279abf (2026-08-22). It passes rewards to no loader, so an environment of the user calls `report`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
 RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
 """The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
-PLACE = "gaincurate"
-"""The key in `train_dataloader_<task>.pt`."""
+PLACE = "gaincurate"  # the key in `train_dataloader_<task>.pt`
 _AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
 
 
@@ -33,9 +31,6 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
         metadata: as `step` got it, `[batch]`.
         rewards: `[batch]`, a tensor or numbers.
         terminateds: `[batch]`; only what ended is reported. Default: all.
-
-    Raises:
-        StorageError: the file system refused.
     """
     ended = [True] * len(metadata) if terminateds is None else terminateds
     run, lines = None, list[Json]()
@@ -49,12 +44,10 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
 
 
 class RunBatches:
-    """Hands out a run's prompts; called as a custom dataloader. An environment variable is each default.
+    """Hands out the prompts of `run`, a folder, as a custom dataloader; environment variables are defaults.
 
-    Args:
-        run: the run's folder.
-        checkpoints: `checkpointing.checkpoint_dir`; the newest `step_N` in it is gone on from.
-        data: the exported file, where NeMo-RL's data set does not keep the column `gc_id`.
+    `checkpoints` is `checkpointing.checkpoint_dir`, whose newest `step_N` is gone on from, and `data` the
+    exported file, where NeMo-RL's data set does not keep the column `gc_id`.
     """
 
     def __init__(
@@ -71,9 +64,7 @@ class RunBatches:
         """The next batch, one `batch_size` of each dataloader, in the plan's order; raises as
         `RunSession.take`.
 
-        Raises:
-            InputError: a setting is missing, or a prompt is not in the data.
-            StopIteration: the run is finished.
+        Also InputError where a setting or a prompt is missing, and StopIteration where the run is finished.
         """
         from nemo_rl.data.collate_fn import rl_collate_fn  # `report` is called elsewhere too
 

@@ -1,7 +1,4 @@
-"""NeMo-RL: its columns, the settings that make it read a file, rules on settings, checkpoints.
-
-Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with where no other is named.
-"""
+"""NeMo-RL: columns, settings that make it read a file, rules (over `grpo_math_1B.yaml`), checkpoints."""
 
 from __future__ import annotations
 

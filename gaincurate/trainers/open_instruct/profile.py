@@ -1,7 +1,5 @@
 """open-instruct: its columns, and the settings that make it read a file."""
 
-from __future__ import annotations
-
 from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, words
 
 PROFILE = Profile(

@@ -1,8 +1,8 @@
 """prime-rl follows a run live: a verifiers taskset without an end has the planned prompts as its tasks.
 
-Parts for an environment package of a user. Written against verifiers a60a606ec and prime-rl 559b44772
-(2026-08-21). prime-rl dispatches ahead of outcomes, and when it resumes it calls `next` once for each task
-that it had. That replays the plans on disk and plans nothing.
+Parts for a user's environment package, for verifiers a60a606ec and prime-rl 559b44772 (2026-08-21). prime-rl
+dispatches ahead of outcomes. To resume it calls `next` for each task that it had, which replays plans on
+disk.
 """
 
 from __future__ import annotations
@@ -74,11 +74,9 @@ class RunTaskset:
     config: Any
 
     def task_of(self, row: Json, carried: Json) -> Any:
-        """A task of one row.
+        """A task of one row, which has the source columns, `gc_id`, `gc_round` and `prompt`.
 
-        Args:
-            row: the source columns, `gc_id`, `gc_round` and `prompt`.
-            carried: fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
+        `carried` has fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
         """
         raise NotImplementedError  # a task is what its environment says
 

@@ -1,7 +1,5 @@
 """ROLL: its columns, and the settings that make it read a file."""
 
-from __future__ import annotations
-
 import json
 
 from gaincurate.trainers.profile import SHUFFLES, Launch, Profile

@@ -1,8 +1,7 @@
 """slime follows a run through its own data source class, so its rollout and training loops stay as they are.
 
-Written against commit 624b824a (2026-08-21); its data source, data set and samples were run, its rollout
-function was read. A round's rows become slime's samples through its own `Dataset`, so templates and tokens
-are slime's. Settings that take more prompts than a step trains are refused.
+Commit 624b824a (2026-08-21); its data source, data set and samples were run, its rollout function was read. A
+round's rows become slime's samples through its own `Dataset`, so templates and tokens are slime's.
 """
 
 from __future__ import annotations
@@ -82,16 +81,13 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def rollout_ended(self, groups: list[Any]) -> None:
         """Report a rollout's groups, and keep the place."""
-        self.live.report(
-            self._line(k, sample[-1] if isinstance(sample, list) else sample)  # the last of a split rollout
-            for group in groups
-            for k, sample in enumerate(group)
-        )
+        self.live.report(self._line(k, sample) for group in groups for k, sample in enumerate(group))
         self.places[self.rollout] = {**self.live.save(self.rollout), "groups": self.groups}
         self.places.pop(self.rollout - 2, None)
         self.rollout += 1
 
     def _line(self, k: int, sample: Any) -> Json:
+        sample = sample[-1] if isinstance(sample, list) else sample  # the last part of a split rollout
         reward = None if sample.reward is None else float(sample.get_reward_value(self.args))
         line = {ID: sample.metadata[ID], "round": sample.metadata[ROUND], "step": self.rollout, "sample": k}
         return {**line, "reward": reward, "tokens": sample.response_length}

@@ -25,14 +25,8 @@ _AHEAD = (
 class RunSelector(BaseSelector):  # type: ignore[misc]
     """Selects what a run has planned; `kwargs.run` is the run's folder.
 
-    Args:
-        data_source: `dataset` is the task set, written by `gaincurate export --trainer trinity`.
-        config: the `data_selector` section.
-
-    Raises:
-        InputError: no run was named, it scores again, or its plans have group sizes.
-        OutputError: the task set has no ids.
-        LockedError: another trainer is at work on the run.
+    `data_source.dataset` is the task set, written by `gaincurate export --trainer trinity`, and `config` the
+    `data_selector` section. Raises as `open_run`, and OutputError where the task set has no ids.
     """
 
     def __init__(self, data_source: Any, config: Any) -> None:
@@ -53,9 +47,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
         """Rows of the task set for the next batch, `[batch_size]`; raises as `RunSession.take`.
 
-        Raises:
-            InputError: a prompt is not in the task set.
-            StopIteration: the run is finished, so there are no more tasks.
+        Also InputError where a prompt is not in the task set, and StopIteration where the run is finished.
         """
         rows = self.live.take(batch_size)
         if not rows:
@@ -73,11 +65,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         return (list(by_index), {}) if return_extra_info else list(by_index)
 
     def feedback(self, indices: Sequence[int], values: Sequence[float]) -> None:
-        """Take a batch's mean rewards; one call is one batch, and batches end in order.
-
-        Raises:
-            OutcomeError: no open batch has them.
-        """
+        """Take a batch's mean rewards, in order; raises OutcomeError where no open batch has them."""
         rewards = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
         if not rewards:
             return

@@ -1,8 +1,4 @@
-"""TRL follows a run: `attach` and `dataset`, and `async_arguments` for `AsyncGRPOTrainer`.
-
-The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
-not installed.
-"""
+"""TRL follows a run: `attach` and `dataset`, and `async_arguments` for `AsyncGRPOTrainer`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""TRL's batch arithmetic, from the settings of a file, which the doctor reads, or of a trainer.
-
-The prompts of a step follow from six settings.
-"""
+"""TRL's batch arithmetic, from the settings of a file, which the doctor reads, or of a trainer."""
 
 from __future__ import annotations
 
@@ -31,8 +28,7 @@ class Shape:
     @property
     def batch(self) -> dict[str, int]:
         """The numbers that must be equal when training resumes; the number of processes may change."""
-        names = ("prompts", "group", "repeats", "accumulation")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("prompts", "group", "repeats", "accumulation")}
 
     def steps(self, budget: int) -> int:
         """Optimizer steps of a round."""
@@ -74,13 +70,12 @@ _OF_TRAINER = ("num_generations", "num_iterations", "shuffle_dataset", "prompts_
 def resolved(trainer: Any) -> Settings:
     """The values that a `trl.GRPOTrainer` uses, by the keys of its settings.
 
-    `generation_batch_size` is none of them, because TRL fills it in from `steps_per_generation`.
     `prompts_a_generation` is of a trainer that replays, which generates for fewer prompts.
     """
 
     def value_of(key: str) -> Any:
         head, _, name = key.partition(".")
-        if key == "generation_batch_size":
+        if key == "generation_batch_size":  # TRL fills it in from steps_per_generation
             return None
         if key == "num_processes":
             return trainer.accelerator.num_processes

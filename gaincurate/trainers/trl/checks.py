@@ -1,11 +1,8 @@
 """The checks of `attach` on a live TRL trainer before anything is scored, and the checkpoints to resume from.
 
-The rules about settings are those of the doctor. The others concern facts outside of settings: the rows of
-the dataset, and the checkpoints of FSDP and DeepSpeed.
-
-A checkpoint to resume from must be whole, of the history that survived, and lie between two generations of
-the same batch: TRL generates once for several steps, and a checkpoint inside them has lost the rollouts. Read
-in TRL 1.16.0 and transformers 5.23.0.
+The rules about settings are those of the doctor; the others concern the rows, and FSDP and DeepSpeed. A
+checkpoint to resume from must be whole, of the history that survived, and lie between two generations: one
+inside a generation's window has lost the rollouts. Read in TRL 1.16.0 and transformers 5.23.0.
 """
 
 from __future__ import annotations
@@ -32,13 +29,12 @@ from gaincurate.trainers.session import PLACE, RunSession, place_beside
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.profile import RULES
 
-_BATCH = {
+_BATCH = {  # the settings that make the numbers of `Shape.batch`
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
     "group": "num_generations",
     "repeats": "steps_per_generation * num_iterations",
     "accumulation": "gradient_accumulation_steps",
 }
-"""TRL's settings that make the numbers of `Shape.batch`."""
 _log = logging.getLogger("gaincurate")
 
 
@@ -56,10 +52,7 @@ def check(
     """Refuse a `trl.GRPOTrainer` that would train on other prompts than the plan's, or lose the place.
 
     `outcome` names the reward functions that are reported (None: all), `correct` the one that says whether an
-    answer is right.
-
-    Raises:
-        InputError: a sentence for each setting, with what fixes it.
+    answer is right. Raises an InputError with a sentence and a fix for each setting.
     """
     context = context_of(config, "live")
     findings, _ = ask(RULES, resolved(trainer), context)
@@ -118,22 +111,17 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
     if getattr(trainer, "is_fsdp_enabled", False):
         kind = str(getattr(state.fsdp_plugin, "state_dict_type", "")).rpartition(".")[2]
         if "SHARDED" in kind:
-            fix = {"fsdp_config state_dict_type": "FULL_STATE_DICT"}
+            fix: dict[str, Any] = {"fsdp_config state_dict_type": "FULL_STATE_DICT"}
             yield stops("weights", f"{needs} FSDP saves {kind}", **fix)
     if getattr(trainer, "is_deepspeed_enabled", False):
         plugin = state.deepspeed_plugin
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
-            yield stops(
-                "weights", f"{needs} ZeRO-3 saves shards", stage3_gather_16bit_weights_on_model_save=True
-            )
+            fix = {"stage3_gather_16bit_weights_on_model_save": True}
+            yield stops("weights", f"{needs} ZeRO-3 saves shards", **fix)
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
-    """Refuse to make the round after `round_` with the checkpoint of an older policy.
-
-    Raises:
-        InputError: a checkpoint is read for it, and the newest, of step `saved`, is not of the round's end.
-    """
+    """Refuse to make the next round where the newest checkpoint, of step `saved`, is of an older policy."""
     context = context_of(config, "live")
     every, steps = context.read_every, shape.steps(config.budget)
     end = (round_ + 1) * steps
@@ -151,8 +139,7 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged.
 
-    Raises InputError where the only ones that would do are of another batch: to begin from nothing would undo
-    what was trained.
+    Raises InputError where all are of another batch: to begin from nothing would undo the training.
     """
     by_step, of_another_batch = dict(checkpoints(Path(output), layout_of("trl"))), None
     for step in sorted(by_step, reverse=True):
@@ -174,10 +161,8 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     """The place to go back to with the checkpoint of a step; nothing is changed.
 
     It is the position saved with the checkpoint, or the run's own if the process was killed before that.
-
-    Raises:
-        OutputError: another run's, or of a history that was undone.
-        InputError: training cannot resume there exactly with the trainer as it is now.
+    Raises OutputError where it is another run's or of a history that was undone, InputError where no resume
+    is exact.
     """
     if not (checkpoint / PLACE).exists():
         return _place_without(step, live, shape)
@@ -224,9 +209,9 @@ def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
     """The reason if files that the trainer needs are missing; sharded weights are not checked."""
     # Each of several processes writes its own, and none waits for the others.
     ranks = [f"_{rank}" for rank in range(shape.processes)] if (path / "rng_state_0.pth").exists() else [""]
-    missing = [f"rng_state{rank}.pth" for rank in ranks if not (path / f"rng_state{rank}.pth").exists()]
     if why := layout_of("trl").unfinished(path, step):
         return why
-    if missing:
-        return f"{missing[0]} is missing"
+    for name in (f"rng_state{rank}.pth" for rank in ranks):
+        if not (path / name).exists():
+            return f"{name} is missing"
     return why_incomplete(path) if (path / "model.safetensors").exists() else None

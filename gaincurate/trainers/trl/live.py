@@ -2,9 +2,6 @@
 
 Planning a round can take as long as scoring a set. So one process plans and sends the others a message every
 few seconds, which keeps collectives within their time limit. Its exceptions are raised on all processes.
-
-The sampler's order is the plan's. A wrapped reward function hears the rollouts of its process, and those of
-all processes are gathered at a step's end.
 """
 
 from __future__ import annotations
@@ -43,16 +40,13 @@ from gaincurate.trainers.trl.rewards import Reward, Tap, heard, weighted
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
 _log = logging.getLogger("gaincurate")
-BEAT = 5.0
-"""Seconds between two signs of life; torch's own limits are 10 minutes and more."""
+BEAT = 5.0  # seconds between two signs of life; torch's own limits are 10 minutes and more
 
 
 def together(work: Callable[[], Any], accelerator: Any) -> Any:
     """Run `work` on the main process alone and give every process its result, which must be plain.
 
-    Raises:
-        GaincurateError: of the same class and with the same sentence on every process.
-        RuntimeError: on the others, where the main process met another error.
+    A GaincurateError is raised on every process, and another error as RuntimeError on the others.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -300,16 +294,9 @@ class Follower(transformers.TrainerCallback):
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
-    """The scored set of a run as rows for training: `prompt`, `gc_id` and the source's columns.
+    """The scored set of a run as rows for training, in its order: `prompt`, `gc_id` and the source's columns.
 
-    Args:
-        run: the run's folder.
-
-    Returns:
-        All rows of the set, `[rows]`, in its order; `prompt` is the chat messages as they were scored.
-
-    Raises:
-        OutputError: no run, or its scored set is gone.
+    `prompt` is the chat messages as they were scored. Raises OutputError without a run or its scored set.
     """
     opened = Run(run)
     scored, config = opened.scored, opened.config
@@ -328,9 +315,8 @@ def dataset(run: str | Path) -> datasets.Dataset:
 class RoundSampler(RepeatSampler):  # type: ignore[misc]
     """A round's prompts as TRL repeats them, in the plan's order.
 
-    For every generation of B prompts: R times, each prompt G times in a row. All processes walk through the
-    same sequence and take their slices of it. `places`, called when an epoch begins, yields the rows of the
-    round, `[budget]`.
+    All processes walk through the same sequence and take their slices of it. `places`, called when an epoch
+    begins, yields the rows of the round, `[budget]`.
     """
 
     def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: Shape) -> None:
@@ -354,11 +340,7 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
             The reward of an environment is not recorded.
 
     Returns:
-        `train_dataset`, `reward_funcs` and `callbacks`.
-
-    Raises:
-        OutputError: no run is there.
-        InputError: its plans have group sizes.
+        `train_dataset`, `reward_funcs` and `callbacks`. Raises as `Run`, and InputError for group sizes.
     """
     refuse_group_sizes(Run(run), "TRL")
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
@@ -369,10 +351,7 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
 
 
 class _Sums:
-    """Reports the sums of a group's rewards when the last of the functions has scored it.
-
-    TRL calls the functions in threads, and scores one group after the other.
-    """
+    """Reports the sums of a group's rewards when the last function, in whichever thread, has scored it."""
 
     def __init__(self, dataset: RoundDataset, functions: int) -> None:
         self._dataset, self._functions = dataset, functions
@@ -389,8 +368,6 @@ class _Sums:
 
 class _Places(transformers.TrainerCallback):
     """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
-
-    A trainer that starts without a checkpoint begins round 0 again: no weights learned from its outcomes.
 
     TRL starts the worker in its own callback, which runs after those that the constructor was given.
     """

@@ -1,8 +1,4 @@
-"""TRL: its columns, the settings that make it read a file, rules on settings by TRL's own names, checkpoints.
-
-The doctor asks the rules of a file, and `attach` asks them of a trainer's resolved settings. What only a live
-trainer can tell is in `checks.py`.
-"""
+"""TRL: columns, settings that make it read a file, rules for the doctor and `attach`, checkpoints."""
 
 from __future__ import annotations
 

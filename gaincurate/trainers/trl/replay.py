@@ -1,11 +1,8 @@
 """TRL's GRPO with rollout replay: a share of each batch is generated, the rest comes from the buffer.
 
-The trainer class overrides where TRL generates and where it takes losses, nothing else. TRL's own log lines
-gain what replay did to the step. Settings that would break it are refused here (TRL 1.16.0). What also holds
-for a run without replay (how rows are dealt, when checkpoints are saved) is in `profile.py`.
-
-TRL's tensors become whole groups and are made of groups again. Log-probs of replayed rollouts are computed
-again under the policy of now, because the loss needs the ratio to the policy that generated them.
+The trainer class overrides where TRL 1.16.0 generates and where it takes losses, nothing else. TRL's tensors
+become whole groups and are made of groups again. Log-probs of replayed rollouts are computed again under the
+policy of now, because the loss needs the ratio to the policy that generated them.
 """
 
 from __future__ import annotations
@@ -194,11 +191,8 @@ def groups_of(
     """The groups of a generation, `[groups]`; None for one with a rollout that could not be judged.
 
     `rows` are of all processes in their order, `[groups * size]`, `rewards` and `correct` (0 to 1) of the
-    same rollouts, None where not judged, and `about` has the other fields of the groups.
-
-    Raises:
-        OutcomeError: there are not as many rewards, or not whole groups; the rollouts of a group are not of
-            one prompt; or a correctness is outside 0 to 1.
+    same rollouts, None where not judged, and `about` has the other fields of the groups. Raises OutcomeError
+    where the numbers do not fit, a group has several prompts, or a correctness is outside 0 to 1.
     """
     if len(rows) != len(rewards) or len(rows) % size:
         raise OutcomeError(
@@ -292,10 +286,7 @@ def forward(trainer: Any, rows: Sequence[Row]) -> list[Array]:
 
 
 def refuse_padding(trainer: Any, row: Row) -> None:
-    """See that a rollout has the same log-probs beside a longer prompt, where it has padding in front.
-
-    It has not where the model's positions are counted from the padding's beginning.
-    """
+    """Refuse a model whose log-probs of a rollout move with padding in front: its positions are absolute."""
     shift = max(_SHIFT, trainer.pad_to_multiple_of or 0)  # less might be padding already
     longer = row._replace(prompt_ids=np.append(np.repeat(row.prompt_ids[:1], shift), row.prompt_ids))
     (plain,), (moved, _) = forward(trainer, [row]), forward(trainer, [row, longer])
@@ -313,16 +304,8 @@ class Replays:
 
     Every process holds the same buffer: it puts together what all generated, and draws by the same seed.
 
-    Attributes:
-        buffer: what is stored.
-        prompts_a_generation: distinct prompts that a step generates for, on all processes together.
-
-    Args:
-        replay: the sizes and choices.
-        **options: the trainer's own.
-
-    Raises:
-        InputError: settings under which rollouts would be replayed wrongly; a sentence for each.
+    `prompts_a_generation` counts the distinct prompts that a step generates for, on all processes together.
+    Raises an InputError with a sentence for each setting under which rollouts would be replayed wrongly.
     """
 
     def __init__(self, *args: Any, replay: Replay, **options: Any) -> None:

@@ -61,8 +61,7 @@ def judged(reward: Any) -> float | None:
 def weighted(weights: Iterable[float], rewards: Iterable[Any]) -> float | None:
     """The sum of a rollout's rewards as TRL weighs them, `[functions]` both; where not finite, infinity.
 
-    A function that could not judge is left out. The sum is None where none could. `report` refuses infinity
-    by name.
+    A function that could not judge is left out, and the sum is None where none could.
     """
     judgements = zip(weights, map(judged, rewards), strict=True)
     parts = [weight * reward for weight, reward in judgements if reward is not None]
@@ -131,10 +130,7 @@ class Tap:
             calls.clear()
 
     def drain(self, step: int) -> list[Json] | None:
-        """The outcome lines of this process since the last time; None where nothing was generated.
-
-        `step` is the optimizer step that used them first, from 1.
-        """
+        """This process's new outcome lines, first used by optimizer step `step`, from 1; None without any."""
         if not self._rows:
             return None
         lines: list[Json] = []

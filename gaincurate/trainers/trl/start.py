@@ -1,12 +1,11 @@
 """Prepares a trainer and its run for `attach`: its settings, the ids of its rows, a scored set and the run.
 
-It changes settings at TRL's default, adds ids to rows, and if there is no run, scores the trainer's rows and
-starts one. A setting at its default counts as not chosen, because TRL does not record which settings a script
-wrote. All other settings that break the plan are refused before anything is scored.
+A setting at TRL's default counts as not chosen, because TRL does not record which settings a script wrote: it
+is changed where it breaks the plan, and other settings are refused before anything is scored.
 
-Prompts are compared with the scored ones as token ids, because the same messages make other prompts with
-other variables of the template, and a text that was rendered before makes the same one. The trainer's
-tokenizer makes both sides, so a set that another model scored can be trained on.
+Prompts are compared with the scored ones as token ids: the same messages make other prompts with other
+variables of the template. The trainer's tokenizer makes both sides, so a set that another model scored can be
+trained on.
 """
 
 from __future__ import annotations
@@ -42,10 +41,9 @@ from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.checks import places_of, stops
 from gaincurate.trainers.trl.profile import DEFAULTS, RULES
 
+# A trainer reads these when training begins, so they can be changed after its construction.
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
-"""Settings that a trainer reads when training begins, so they can be changed after its construction."""
-TOOLS = "tools"
-"""The column of JSON schemas that scoring renders into a prompt."""
+TOOLS = "tools"  # the column of JSON schemas that scoring renders into a prompt
 _COMPARED = 1024  # prompts of a round
 _ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
 _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
@@ -74,10 +72,8 @@ def config_of(
     """The options of the run to open, or None where `attach` got no more than a folder to follow.
 
     `required` has `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
-    options make the budget needs none. The other arguments are those of `attach`.
-
-    Raises:
-        InputError: one of the three is missing, or an option has a wrong value.
+    options make the budget needs none. The other arguments are those of `attach`. Raises InputError where one
+    of the three is missing, or an option has a wrong value.
     """
     if set(required.values()) == {None} and not options and score is None:
         return None
@@ -166,10 +162,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
 
 
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
-    """The differences between the prompts that TRL gives the model and the scored ones.
-
-    The first 1,024 of a round's ids are compared. `note` gets warnings, for example where none can be.
-    """
+    """The differences between the prompts of TRL and the scored ones, of the first 1,024 of a round's ids."""
     places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
     yield from _see_tools(trainer, run, note)
@@ -276,11 +269,8 @@ def see_adapters(trainer: Any) -> None:
 def with_ids(rows: Dataset, run: Run) -> Dataset:
     """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
 
-    An id is a hash of what a row asks and its answer, or the set's column of ids, so each row has one
-    whatever order the rows are in.
-
-    Raises:
-        InputError: the rows lack a column, or are trained on with other messages than were scored.
+    An id is a hash of what a row asks and its answer, or the set's column of ids, so the order of the rows
+    does not matter. Raises InputError where they lack a column, or the set was scored with further messages.
     """
     identity = run.scored.identity
     source, added = identity["source"], identity.get("segmentation", {})

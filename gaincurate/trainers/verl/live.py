@@ -1,8 +1,8 @@
 """verl 0.9.1 follows a run by configuration alone: its dataset, its replay buffer, its checkpoint callback.
 
-`overrides` says what to set. verl builds the callback first, with all settings, then the replay buffer,
-then the datasets, all in the driver's process. What they share is in `run.py`. Each is verl's own class
-with the run's rows, ids and places put in, so verl trains as it always does.
+verl builds the callback first, with all settings, then the replay buffer, then the datasets. What they share
+is in `run.py`. Each is verl's own class with the run's rows, ids and places put in, so verl trains as it
+always does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, reward_of
 from gaincurate.trainers.verl.run import Training, begin, current
-from gaincurate.trainers.verl.settings import check, no_run, overrides, run_in
+from gaincurate.trainers.verl.settings import check, overrides, run_in, run_of
 
 __all__ = ["RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides"]
 
@@ -36,31 +36,17 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
     Position i is the i-th prompt of the newest round; an epoch is a round. What a row yields is what
     `RLHFDataset` makes of it; `extra_info` has `gc_id` and `gc_round`.
 
-    Args:
-        data_files: the run's folder, or files as verl knows them (for validation).
-        tokenizer: verl's.
-        config: verl's `data`. `gaincurate.data_source` and `gaincurate.answer_column` in it are for rows
-            that have no `data_source` or `reward_model` of their own.
-        processor: verl's.
-        max_samples: verl's.
-
-    Raises:
-        InputError: no run is given, or the checkpoint callback is not set.
+    `data_files` is the run's folder, or for validation files as verl knows them. `gaincurate.data_source` and
+    `gaincurate.answer_column` in `config`, verl's `data`, are for rows without `data_source` or
+    `reward_model`. Raises InputError where no run is given, or the checkpoint callback is not set.
     """
 
-    def __init__(
-        self,
-        data_files: Any,
-        tokenizer: Any,
-        config: DictConfig,
-        processor: Any = None,
-        max_samples: int = -1,
-    ) -> None:
+    def __init__(self, data_files: Any, tokenizer: Any, config: DictConfig, *args: Any, **more: Any) -> None:
         run = run_in(data_files)
+        if run is None:  # of validation: the training's files are a run
+            run_of(config)
         self.training: Training | None = current(run) if run is not None else None
-        if run is None and run_in(config.get("train_files")) is None:
-            raise no_run(config.get("train_files"))
-        super().__init__(data_files, tokenizer, config, processor, max_samples)
+        super().__init__(data_files, tokenizer, config, *args, **more)
 
     def _download(self, use_origin_parquet: bool = False) -> None:
         if self.training is None:
@@ -111,14 +97,8 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """As verl's; metrics have the run's, under `gaincurate/`.
-
-        Raises:
-            InputError: verl and the run are not at the same step.
-        """
-        batch, metrics = super().sample(
-            global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
-        )
+        """As verl's, with the run's metrics; raises InputError where verl and the run are at other steps."""
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "val":
             return batch, metrics
         training = current()
@@ -128,20 +108,14 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
 
 def rollouts_of(batch: Any) -> list[Json]:
-    """The outcomes in a sampled batch, a line a rollout.
+    """The outcomes in a sampled batch, a line a rollout; keys are `{uid}_{session}_{index}`.
 
     A rollout of several turns may be several trajectories; each has the rollout's whole reward.
-
-    Args:
-        batch: keys `{uid}_{session}_{index}` and tags of TransferQueue.
     """
-    data = tq.kv_batch_get(
-        keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_info", "rm_scores"]
-    )
-    by_rollout: dict[str, Json] = {}
-    for key, tag, extra, scores in zip(
-        batch.keys, batch.tags, data["extra_info"], data["rm_scores"], strict=True
-    ):
+    fields, by_rollout = ["extra_info", "rm_scores"], dict[str, Json]()
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    columns = (batch.keys, batch.tags, *(data[name] for name in fields))
+    for key, tag, extra, scores in zip(*columns, strict=True):
         about = getattr(extra, "data", extra)
         rollout, _, _ = key.rpartition("_")
         line = {
@@ -158,19 +132,13 @@ def rollouts_of(batch: Any) -> list[Json]:
 class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
     """Begins the training that follows a run, and saves the position with each checkpoint.
 
-    Args:
-        config: all of verl's settings.
-
-    Raises:
-        InputError: settings under which verl would not train by the plan; all of them.
-        OutputError: the run stands at a later round than verl, or the checkpoint is of another run.
+    `config` has all of verl's settings. Raises InputError on all of those under which verl would not train by
+    the plan, and as `Training`.
     """
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        run = run_in(config.data.get("train_files"))
-        if run is None:
-            raise no_run(config.data.get("train_files"))
+        run = run_of(config.data)
         check(partial(OmegaConf.select, config), Run(run))
         self.training = begin(run, int(config.data.train_batch_size), resumed(config.trainer))
 

@@ -1,8 +1,4 @@
-"""verl: columns, settings that make it read a file, rules (`ppo_trainer.yaml` and its parts), checkpoints.
-
-The doctor asks the rules of a file. The live adapter asks them of verl's resolved configuration, and replay
-asks the few that hold without a run too.
-"""
+"""verl: columns, settings that make it read a file, rules (`ppo_trainer.yaml` and its parts), checkpoints."""
 
 from __future__ import annotations
 
@@ -20,6 +16,8 @@ from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Shar
 
 GROUP_SIZE = "__rollout_n__"
 """The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""
+WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
+"""Where a checkpoint has its Hugging Face files (0.9.1): with FSDP, with Megatron."""
 LIVE: dict[str, Any] = {
     "data.custom_cls.path": "pkg://gaincurate.trainers.verl",
     "data.custom_cls.name": "RunDataset",
@@ -32,6 +30,7 @@ LIVE: dict[str, Any] = {
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _N = "actor_rollout_ref.rollout.n"
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+WITH_WEIGHTS = f"{_SAVED}=[model,optimizer,extra,hf_model]"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
@@ -227,8 +226,8 @@ PROFILE = Profile(
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
         unfinished=tracker(),
-        weights=("actor/huggingface", "actor/model/huggingface"),
-        setting=f"{_SAVED}=[model,optimizer,extra,hf_model]",
+        weights=WEIGHTS,
+        setting=WITH_WEIGHTS,
         adapters=("actor/huggingface/lora_adapter", "actor/lora_adapter", "actor/model/huggingface/adapter"),
         sharded=(
             Sharded("actor/model_world_size_*_rank_*.pt", _MERGE.format("fsdp", "huggingface")),

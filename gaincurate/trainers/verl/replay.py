@@ -34,11 +34,7 @@ _resumed: Path | None = None
 class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
     """Checks verl's settings, and saves the buffer with each checkpoint.
 
-    Args:
-        config: all of verl's settings.
-
-    Raises:
-        InputError: settings under which replay would not be what it says; all of them.
+    Raises InputError on all settings under which replay would not be what it says.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -58,14 +54,10 @@ class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
 class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """verl's synchronous replay buffer, which also replays.
 
-    Args:
-        sampler_kwargs: `ReplayConfig`'s values by name; `temperature` and `top_p` as verl samples with;
-            `reward_range`, [0, 1] unless given; `begin_empty`, to resume a checkpoint without a buffer.
-        **others: verl's.
-
-    Raises:
-        InputError: sizes that cannot be.
-        OutputError: the checkpoint that verl resumes from has no buffer, or one of other sizes.
+    `sampler_kwargs` has `ReplayConfig`'s values by name; `temperature` and `top_p` as verl samples with;
+    `reward_range`, [0, 1] unless given; `begin_empty`, to resume a checkpoint without a buffer. Raises
+    InputError for sizes that cannot be, OutputError where the checkpoint to resume from has no buffer, or
+    other sizes.
     """
 
     def __init__(self, *, sampler_kwargs: Any, **others: Any) -> None:

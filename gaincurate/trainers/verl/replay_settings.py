@@ -1,7 +1,7 @@
 """verl's settings for replay, and its trajectories as rollout groups (verl 0.9.1); tested without verl.
 
-What also holds for a run without replay (synchronous steps, whole groups) is in `profile.py`. Groups lack the
-values that the present step computes (old log-probs, advantages).
+Rules that hold without replay too are in `profile.py`. Groups lack what the present step computes (old
+log-probs).
 """
 
 from __future__ import annotations
@@ -44,10 +44,7 @@ _TAGS = ("min_global_steps", "max_global_steps")
 def replay_overrides(sizes: ReplayConfig) -> list[str]:
     """The arguments of `python -m verl.trainer.main_ppo` that train with replay.
 
-    The clip is centred on 1, as in the paper.
-
-    Args:
-        sizes: `group_size` is `actor_rollout_ref.rollout.n`.
+    The clip is centred on 1, as in the paper. `sizes.group_size` is `actor_rollout_ref.rollout.n`.
     """
     return [
         *[f"{key}={value}" for key, value in _TAP.items()],
@@ -81,10 +78,8 @@ def _rules(sizes: ReplayConfig) -> tuple[Rule, ...]:
     """The settings that replay of these sizes needs."""
     row = partial(must, name="replay", severity="stops", modes=LIVE)
     fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups
-    distribution = (
-        "it changes the distribution that is sampled from, which the engine's log-probs follow and "
-    )
-    distribution += "the actor's do not, so their ratio is no ratio of policies"
+    distribution = "it changes the distribution that is sampled from, which the engine's log-probs follow "
+    distribution += "and the actor's do not, so their ratio is no ratio of policies"
 
     def reads_evenly(settings: Settings) -> bool:
         chunk = settings["data.gen_batch_size"] or settings["data.train_batch_size"]
@@ -138,11 +133,9 @@ def groups_of(
     """The whole groups of `size` rollouts among a step's trajectories, in the order of their first row.
 
     A prompt with failed rollouts, or with rollouts without a token, is left out. `span` is the range of
-    rewards; `sampled` has `temperature` and `top_p`.
-
-    Raises:
-        InputError: a rollout of several trajectories, or rows without log-probs or rewards.
-        OutcomeError: see `RolloutGroup`; a reward outside its range is a correctness outside 0 to 1.
+    rewards; `sampled` has `temperature` and `top_p`. Raises InputError where a rollout has several
+    trajectories, or rows lack log-probs or rewards, and OutcomeError as `RolloutGroup`, also for a reward
+    outside the range.
     """
     by_prompt: dict[str, dict[int, Trajectory]] = defaultdict(dict)
     for row in rows:

@@ -1,7 +1,6 @@
 """The state that verl's dataset, replay buffer and checkpoint callback share while they follow one run.
 
-verl builds the three separately, all in the driver's process. This module does not import verl, so tests need
-no installation.
+verl builds the three separately, in the driver's process. Nothing here imports verl, so tests need none.
 """
 
 from __future__ import annotations
@@ -17,22 +16,15 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.run import ROLLOUTS
 from gaincurate.trainers.session import PLACE, RESUME, ROUND, followed
-from gaincurate.trainers.verl.profile import GROUP_SIZE
-from gaincurate.trainers.verl.settings import WITH_WEIGHTS, no_callback
-
-_WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
-"""Where a verl checkpoint has its Hugging Face files (0.9.1): with FSDP, with Megatron."""
+from gaincurate.trainers.verl.profile import GROUP_SIZE, LIVE, WEIGHTS, WITH_WEIGHTS
 
 
 class Training:
     """One training of verl that follows a run, with `batch` prompts a step (`data.train_batch_size`).
 
-    `resumed` is the checkpoint folder that verl will resume from, None for a start from nothing.
-
-    Raises:
-        OutputError: the run stands at a later round and verl begins at step 0, or the checkpoint is of
-            another run or history.
-        LockedError: another trainer is at work on the run.
+    `resumed` is the checkpoint folder that verl will resume from, None for a start from nothing. Raises
+    OutputError where the run stands at a later round than verl, or the checkpoint is of another run or
+    history, and LockedError where another trainer is at work on the run.
     """
 
     def __init__(self, run: str | Path, batch: int, resumed: str | Path | None = None) -> None:
@@ -55,17 +47,10 @@ class Training:
         """The step of verl that the prompts handed out so far make."""
         return (self.live.round * self.live.budget + self.live.position) // self.batch
 
-    @property
-    def steps(self) -> int:
-        """Steps in the whole run."""
-        return self.live.rounds * self.live.budget // self.batch
-
     def hand_out(self, position: int) -> bool:
         """Note that a position's row is taken; whether a round began, at position 0 behind a round's end.
 
-        Raises:
-            InputError: positions do not come in order, or there is no round left.
-            OutcomeError: the round's outcomes are not all in.
+        Raises InputError where positions do not come in order or no round is left, else as `RunSession.take`.
         """
         if not self._ready:
             raise OutputError(
@@ -130,14 +115,14 @@ class Training:
                 f"round {self.live.round} ends with a re-scoring and its checkpoint cannot be scored: {why}. "
                 f"Set {WITH_WEIGHTS} and resume from an earlier checkpoint."
             )
-        if step >= self.steps:
+        if step >= self.live.rounds * self.live.budget // self.batch:
             self.live.turn()
 
     def _note_weights(self, folder: Path) -> str | None:
-        whys = [why_incomplete(folder / name) for name in _WEIGHTS]
+        whys = [why_incomplete(folder / name) for name in WEIGHTS]
         if None not in whys:
             return whys[0]
-        self.live.checkpoint = str((folder / _WEIGHTS[whys.index(None)]).resolve())
+        self.live.checkpoint = str((folder / WEIGHTS[whys.index(None)]).resolve())
         return None
 
 
@@ -145,10 +130,8 @@ def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str
     """A plan's row in the columns that verl reads: those it has, and what can be made of the others.
 
     `index` is its place in the round, `answer` the column of the right answer, for
-    `reward_model.ground_truth`, and `source` is `data_source`, which picks verl's reward function.
-
-    Raises:
-        InputError: the row has no answer or no data source, and none was named.
+    `reward_model.ground_truth`, and `source` is `data_source`, which picks verl's reward function. Raises
+    InputError where the row has no answer or no data source, and none was named.
     """
     made = {name: value for name, value in row.items() if name not in (ROUND, ROLLOUTS)}
     if ROLLOUTS in row:
@@ -185,5 +168,9 @@ def begin(run: Path, batch: int, resumed: str | None) -> Training:
 def current(run: Path | None = None) -> Training:
     """The training that `begin` started, which must follow the run, unless the caller does not know it."""
     if _current is None or run not in (None, _current.live.run.folder):
-        raise no_callback(run or Path("a run"))
+        key = "trainer.checkpoint_callback_class"
+        raise InputError(
+            f"verl follows {run or 'a run'} only together with its checkpoint callback, which sees all "
+            f"settings: set {key}={LIVE[key]} (and leave trainer.use_v1=True; the old trainer has none)."
+        )
     return _current

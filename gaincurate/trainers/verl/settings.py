@@ -1,8 +1,4 @@
-"""verl's settings for a run: the Hydra overrides that make it follow one, and what the adapter refuses.
-
-What a setting must be is said in `profile.py`, for the doctor and for the adapter. Settings are looked up by
-their dotted names, so nothing here needs verl itself.
-"""
+"""verl's settings for a run, without verl: the overrides that make it follow one, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,27 +13,19 @@ from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
 from gaincurate.trainers.profile import hydra_value
-from gaincurate.trainers.verl.profile import LIVE, RULES
+from gaincurate.trainers.verl.profile import LIVE, RULES, WITH_WEIGHTS
 
 Lookup = Callable[[str], Any]
 """A setting by its dotted name; None where there is none."""
 
-_DATASET, _TAP, _CALLBACK = (
-    [f"{key}={value}" for key, value in LIVE.items() if key.startswith(begin)]
-    for begin in ("data.custom_cls", "trainer.v1.sampler", "trainer.checkpoint_callback")
-)
-WITH_WEIGHTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
-"""The setting that makes verl write Hugging Face weights, which are scored."""
+_PLUGS = [f"{key}={value}" for key, value in LIVE.items()]  # the first two are of the data set
 
 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     """The overrides that make `python -m verl.trainer.main_ppo` follow the run in a folder.
 
-    `batch` is the prompts a step. Default: the run's `--align-to`, else a round a step.
-
-    Raises:
-        InputError: `batch` does not divide the budget.
-        OutputError: no run is there.
+    `batch` is the prompts a step. Default: the run's `--align-to`, else a round a step. Raises InputError
+    where it does not divide the budget, and OutputError where no run is there.
     """
     opened = Run(Path(run).resolve())
     config = opened.config
@@ -48,9 +36,9 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
             "multiple: a batch would lie in two rounds. Set it to a divisor of "
             f"{config.budget:,}, or start a run with --align-to {size}."
         )
-    words = [f"data.train_files={hydra_value(opened.folder)}", *_DATASET, "data.shuffle=False"]
+    words = [f"data.train_files={hydra_value(opened.folder)}", *_PLUGS[:2], "data.shuffle=False"]
     words += ["data.dataloader_num_workers=0", f"data.train_batch_size={size}"]
-    words += [f"trainer.total_epochs={config.rounds}", *_TAP, *_CALLBACK]
+    words += [f"trainer.total_epochs={config.rounds}", *_PLUGS[2:]]
     if every := context_of(config, "live").read_every:
         words += [WITH_WEIGHTS, f"trainer.save_freq={config.budget // size * every}"]
     return words
@@ -65,21 +53,16 @@ def run_in(files: Any) -> Path | None:
     return folder.resolve() if (folder / RUN).is_file() else None
 
 
-def no_run(files: Any) -> InputError:
-    """The error for training files that are no run."""
-    return InputError(
-        f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
-        "folder that `gaincurate schedule start` made. To train without a run, leave "
-        f"{' '.join(_DATASET)} out."
-    )
-
-
-def no_callback(run: Path) -> InputError:
-    """The error for a training whose settings were not checked."""
-    return InputError(
-        f"verl follows {run} only together with its checkpoint callback, which sees all settings: set "
-        f"{' '.join(_CALLBACK)} (and leave trainer.use_v1=True; the old trainer has no callback)."
-    )
+def run_of(config: Any) -> Path:
+    """The run's folder that verl's `data` section names; raises InputError where it names none."""
+    files = config.get("train_files")
+    if (run := run_in(files)) is None:
+        raise InputError(
+            f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
+            "folder that `gaincurate schedule start` made. To train without a run, leave "
+            f"{' '.join(_PLUGS[:2])} out."
+        )
+    return run
 
 
 def check(setting: Lookup, run: Run) -> None:
