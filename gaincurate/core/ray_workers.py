@@ -15,9 +15,10 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,6 +138,14 @@ def gaincurate_worker(
     return work(config, Worker(number, tasks, reports))
 
 
+@dataclass(slots=True)
+class _Hired:
+    """A worker as the driver sees it: its node when it lives, and the parts that it took."""
+
+    node: str | None = None
+    parts: set[int] = field(default_factory=set)
+
+
 class RayWorkers:
     """Starts workers on a Ray that was joined; see `ray_workers`."""
 
@@ -157,10 +166,14 @@ class RayWorkers:
         self._config = config.model_copy(
             update={"device": device, "engine": "local", "workers": 1, "overwrite": False}
         )
-        where: Any = {"scheduling_strategy": "SPREAD"} | ({"label_selector": labels} if labels else {})
-        self._task = ray.remote(gaincurate_worker).options(
-            num_cpus=self._cpus, num_gpus=gpus, max_retries=0, **where
-        )
+        options = {
+            "num_cpus": self._cpus,
+            "num_gpus": gpus,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        options |= {"label_selector": labels} if labels else {}
+        self._task = ray.remote(gaincurate_worker).options(**options)
 
     def run(
         self,
@@ -173,14 +186,18 @@ class RayWorkers:
     ) -> list[Any]:
         """Have workers do the parts, or one worker do some work without parts; the results of their work.
 
-        `work` can be pickled, and takes the config of a local run on one device. `hear` is called with the
-        kind and value of each event, `describe` names the rows of a part that kills its workers, and
-        `payload` makes the data that is sent along with a part. Raises `GaincurateError` for an error of a
-        worker, a part at which three workers died, and where no worker is left.
+        Args:
+            work: of each worker; can be pickled, and takes the config of a local run on one device.
+            parts: their numbers.
+            hear: called with the kind and value of each event.
+            describe: names the rows of a part, for the error about a part that kills its workers.
+            payload: makes the data that is sent along with a part.
+
+        Raises:
+            GaincurateError: an error of a worker, a part at which three workers died, or no worker is left.
         """
         ray, results, deaths = self._ray, list[Any](), Counter[int]()
-        hired, count, unfinished = dict[Any, int](), 0, set(parts)  # the workers by call, and all so far
-        nodes, taken = dict[int, str](), defaultdict[int, set[int]](set)  # of workers that began
+        hired, workers, unfinished = dict[Any, int](), list[_Hired](), set(parts)
         alone, left = not unfinished, sorted(unfinished, reverse=True)
         tasks, reports, closed = self._queue(), self._queue(), False
         place = (os.getcwd(), os.environ.get(CACHE))
@@ -192,25 +209,26 @@ class RayWorkers:
                         left = sorted(unfinished, reverse=True)
                     if closed and left:
                         tasks, closed = self._queue(), False
-                    coming = sum(number not in nodes for number in hired.values())
+                    coming = sum(workers[number].node is None for number in hired.values())
                     while len(hired) < self._room() and max(len(left), alone and not hired) > coming:
-                        hired[self._task.remote(work, self._config, *place, count, tasks, reports)] = count
-                        count, coming = count + 1, coming + 1
+                        number, coming = len(workers), coming + 1
+                        workers.append(_Hired())
+                        hired[self._task.remote(work, self._config, *place, number, tasks, reports)] = number
                     wanted = len(hired) - coming - tasks.qsize() if left else 0
                     for part in [left.pop() for _ in range(min(wanted, len(left)))]:
                         tasks.put((part, payload(part)))
                     if not left and not closed:  # one each: a dead worker takes one that it waited for
-                        tasks.put_nowait_batch([None] * count)
+                        tasks.put_nowait_batch([None] * len(workers))
                         closed = True
-                        for call in [] if alone else [c for c, n in hired.items() if n not in nodes]:
+                        for call in [] if alone else [c for c, n in hired.items() if workers[n].node is None]:
                             self._end(call)
                             del hired[call]
                     done = ray.wait(list(hired), num_returns=len(hired), timeout=0)[0] if hired else []
                     for number, kind, value in self._received(reports):
                         if kind == "began":
-                            nodes[number] = value
+                            workers[number].node = value
                         elif kind == "took":
-                            taken[number].add(value)
+                            workers[number].parts.add(value)
                         elif value[0] in unfinished:
                             unfinished.remove(value[0])
                             for event in value[1]:
@@ -222,12 +240,11 @@ class RayWorkers:
                         except ray.exceptions.RayError as error:
                             if isinstance(error, ray.exceptions.RayTaskError):
                                 raise
-                            lost = sorted(taken[number] & unfinished)
-                            self._bury(nodes.get(number), lost, deaths, describe)
+                            lost = self._lost(workers[number], unfinished, deaths, describe)
                             left = sorted([*left, *lost], reverse=True)
                             hear("note", f"worker {number + 1} was lost; another one does its shards")
                     silent = time.monotonic() - lived
-                    if not hired or any(number in nodes for number in hired.values()):
+                    if not hired or any(workers[number].node is not None for number in hired.values()):
                         lived, noted = time.monotonic(), False
                     elif silent >= _LONGEST or (silent >= _PATIENCE and not noted):
                         noted = True
@@ -273,12 +290,13 @@ class RayWorkers:
         room = min(int(totals.get(kind, 0) / count + 1e-6) for kind, count in needs.items() if count)
         return self._most or max(room, 1)  # a task that waits makes an autoscaler start a machine
 
-    def _bury(
-        self, node: str | None, parts: list[int], deaths: Counter[int], describe: Callable[[int], str]
-    ) -> None:
-        """Count the death of a worker at its parts; an error where it was the third one at one of them."""
+    def _lost(
+        self, each: _Hired, unfinished: set[int], deaths: Counter[int], describe: Callable[[int], str]
+    ) -> list[int]:
+        """The parts of a lost worker; an error where it was the third one that died at one of them."""
+        parts = sorted(each.parts & unfinished)
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if node is None or node in alive:  # a lost machine is no part's fault
+        if each.node is None or each.node in alive:  # a lost machine is no part's fault
             deaths.update(parts or [-1])
         if fatal := sorted(part for part, count in deaths.items() if count >= _DEATHS):
             where = " or ".join(f"at shard {part + 1}, {describe(part)}" for part in fatal if part >= 0)
@@ -287,6 +305,7 @@ class RayWorkers:
                 "usual cause is too little memory: give workers more, and see whether a row is very long. "
                 "Then run the same command again."
             )
+        return parts
 
 
 @contextmanager

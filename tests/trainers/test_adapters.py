@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import inspect
 import json
@@ -232,7 +233,8 @@ def test_a_reward_of_slimes_that_is_missing_or_one_of_many_is_read(slime: Slime,
     loop = slime.begin(run, tmp_path, reward_key="score")
     groups = loop.source.get_samples(2)
     groups[0][0].reward, groups[0][1].reward = {"score": 1, "format": 0}, None
-    split = [[sample, sample] for sample in groups[1]]  # one rollout in two training samples
+    # One rollout in two training samples, of which the last has the reward.
+    split = [[copy.deepcopy(sample), sample] for sample in groups[1]]
     for sample in groups[1]:
         sample.reward = {"score": 0.5}
     slime.live.report(loop.args, [groups[0], split], loop.source.get_samples)
