@@ -267,8 +267,8 @@ def _made(comparison: Json) -> Part:
     facts = {name: value for name, value in facts.items() if value is not None}
     settings = {arm["arm"]: arm["settings"].items() for arm in comparison["arms"]}
     rows = [
-        {"arm": arm, "settings": ", ".join(f"{name} {plain(value)}" for name, value in each)}
-        for arm, each in settings.items()
+        {"arm": arm, "settings": ", ".join(f"{name} {plain(value)}" for name, value in values)}
+        for arm, values in settings.items()
     ]
     table = records("Settings in which the arms differ", rows, left=["settings"])
     blocks: list[Block] = [table, Heading("What all arms share"), facts]

@@ -237,8 +237,8 @@ def with_angle(trained: Sequence[Steps]) -> Json:
         if len(norm) >= _FEWEST:
             both.append(spearman(norm, angle))
             given_step.append(spearman_given(norm, angle, step))
-    defined = [[value for value in each if value is not None] for each in (both, given_step)]
-    overall, given = (fmean(each) if each else None for each in defined)
+    defined = [[value for value in values if value is not None] for values in (both, given_step)]
+    overall, given = (fmean(values) if values else None for values in defined)
     return {"spearman": overall, "given_step": given, "seeds": len(defined[0])}
 
 
@@ -265,8 +265,9 @@ def headline(document: Json) -> str:
         these = {arm["arm"]: arm["difference"]["claims"][THESE]["answer"] for arm in arms}
         alone = f"For more prompts of these {setting['tasks']['count']} tasks alone"
         sentence += f" {alone}: {_summary(these, baseline)}."
-    if own := {a["arm"]: a["against_control"]["answer"] for a in document["arms"] if a["against_control"]}:
-        against = _summary(own, "its control", where)
+    if controlled := [arm for arm in document["arms"] if arm["against_control"]]:
+        answers = {arm["arm"]: arm["against_control"]["answer"] for arm in controlled}
+        against = _summary(answers, "its control", where)
         sentence += f" Against {baseline} with the same replay and size of a step: {against}."
     return sentence
 

@@ -146,7 +146,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     for key in itertools.product(arms, seeds):
         rows = tables[STEPS].filter((pc.field("arm") == key[0]) & (pc.field("seed") == key[1]))
         columns = {name: rows.column(name).cast(pa.float64()) for name in PER_STEP}
-        steps[key] = {name: each.to_numpy(zero_copy_only=False) for name, each in columns.items()}
+        steps[key] = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
     task_of = dict(zip(*(tables[TASKS].column(name).to_pylist() for name in ("gc_id", "task")), strict=True))
     return Results(
         facts,

@@ -342,9 +342,9 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
     for row, jobs in tried:
-        judged = [[each for each in job.evaluation_rows(prompts) if each["samples"]] for job in jobs]
-        shares = [[each["right"] / each["samples"] for each in rows] for rows in judged]
-        row["accuracy_by_seed"] = [fmean(each) if each else 0.0 for each in shares]
+        judged = [[prompt for prompt in job.evaluation_rows(prompts) if prompt["samples"]] for job in jobs]
+        shares = [[prompt["right"] / prompt["samples"] for prompt in rows] for rows in judged]
+        row["accuracy_by_seed"] = [fmean(of_job) if of_job else 0.0 for of_job in shares]
         row["accuracy"] = fmean(row["accuracy_by_seed"])
         row["steps"] = fmean(job.cost(0)["step"] for job in jobs)
     grid = [row for row, _ in tried]

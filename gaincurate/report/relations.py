@@ -73,7 +73,9 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     for first, second in pairs:
         rows = ~(np.isnan(table.values[first]) | np.isnan(table.values[second]))
         by_rows.setdefault(np.packbits(rows).tobytes(), (rows, []))[1].append((first, second))
-    made = {p: judged for rows, some in by_rows.values() for p, judged in _judge(table, rows, some, level)}
+    made = dict[Pair, Judged]()
+    for rows, alike in by_rows.values():
+        made.update(_judge(table, rows, alike, level))
     batches, shares, evidence = lifts(table), list[GroupShare](), list[Evidence]()
     lengths = table.values[LENGTH]
     bins = length_bins(lengths, Strata.one(table.rows)).codes
