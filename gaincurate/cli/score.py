@@ -141,6 +141,10 @@ def print_estimate(facts: dict[str, Any]) -> None:
 
 
 def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:
-    """Refuse to go on without packages, before anything heavy is imported."""
+    """Refuse to go on without packages, before anything heavy is imported.
+
+    Raises:
+        InputError: one of the packages is not installed.
+    """
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise InputError(f"{what} needs {' and '.join(missing)}: `pip install 'gaincurate[{extra}]'`.")

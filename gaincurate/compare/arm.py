@@ -83,7 +83,11 @@ class ArmJob:
         return read_sealed(path)["share"] if path.exists() else 0.0
 
     def prepare(self) -> None:
-        """Open the arm's run, unless it is open, and write what its process needs to know."""
+        """Open the arm's run, unless it is open, and write what its process needs to know.
+
+        Raises:
+            InputError: the strategy cannot do with the set or an option.
+        """
         make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self.schedule())

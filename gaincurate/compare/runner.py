@@ -255,7 +255,11 @@ def task_columns(comparison: Comparison) -> list[str]:
 
 
 def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
-    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns."""
+    """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
+
+    Raises:
+        InputError: the set has no such column.
+    """
     kinds, values = dict(fields(scored.schema)), []
     for name in columns:
         column = read_column(scored, name) if name in kinds else scored.column(name)
@@ -265,7 +269,13 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
 
 
 def check_means(comparison: Comparison) -> None:
-    """See that trainer, model, verifier and gold answers are what a training needs, before the first one."""
+    """See that trainer, model, verifier and gold answers are what a training needs, before the first one.
+
+    Raises:
+        InputError: TRL has no such setting; the verifier cannot be loaded; a set has no gold answers; far
+            more threads than CPUs.
+        ModelError: the model is not here.
+    """
     find_model(model_at_start(comparison))
     for folder in (comparison.scored, comparison.heldout):
         answer_column(ScoredSet(folder), comparison.answer_column, needed=":" not in comparison.verifier)

@@ -211,7 +211,12 @@ def reached(
 ) -> list[Reached]:
     """The cost of every arm to reach the baseline's final accuracy.
 
-    `spent` is that at each mark, `[arms, marks]`, not falling: tokens, or seconds. `budget` is in its unit.
+    Args:
+        arms: their names, `[arms]`.
+        spent: at each mark, `[arms, marks]`, not falling: tokens, or seconds.
+        budget: what `share` is a share of.
+        resampled: their curves.
+        baseline: one of the names.
     """
     base = list(arms).index(baseline)
     # When the target is reached as measured, and in each draw, `[arms, 1 + draws]`; infinite where never.

@@ -56,7 +56,11 @@ def one_line(error: BaseException) -> str:
 
 
 def open_ipc(path: Path, refuse: Refuse) -> pa.Table:
-    """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`."""
+    """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`.
+
+    Raises:
+        GaincurateError: from `refuse`: it is no such file, or its schema cannot be used.
+    """
     with refusing(path, refuse):
         table = pa.ipc.open_file(pa.memory_map(_regular(path))).read_all()
         _check_names(table.schema)
@@ -157,6 +161,9 @@ def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.
     """The objects of a file with lines of JSON as a table. Columns other than `columns` hold null alone.
 
     Not by Arrow's own reader of JSON, which ends the process where lists stand deep inside each other.
+
+    Raises:
+        GaincurateError: from `refuse`: a line is no JSON object, or a column mixes types.
     """
     names, rows = set[str](), 0
     values: dict[str, list[Any]] = {name: [] for name in columns}

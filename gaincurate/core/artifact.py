@@ -202,7 +202,11 @@ class Artifact:
         return facts if "format" in facts else None
 
     def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
-        """Refuse another identity of the folder, or of its part at `path`; names keys with both values."""
+        """Refuse another identity of the folder, or of its part at `path`; names keys with both values.
+
+        Raises:
+            OutputError: they differ; names the keys with both values.
+        """
         path = path or self.place
         if changes := list(files.differing_keys(old, new)):
             hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
@@ -214,7 +218,11 @@ class Artifact:
             )
 
     def join(self, identity: Json, other: Json) -> None:
-        """Refuse a worker that does not see the folder, or whose plan has another identity."""
+        """Refuse a worker that does not see the folder, or whose plan has another identity.
+
+        Raises:
+            InputError: the worker's machine does not have the folder, or the identities differ.
+        """
         here = socket.gethostname()
         if self.mirror is None and not self.begun:
             raise InputError(
@@ -276,7 +284,11 @@ class Artifact:
             self.mirror.put(name, files.to_lines([record]))
 
     def finish(self, identity: Json, count: int) -> Json:
-        """Write `rejected.jsonl`, then the manifest: the same bytes for the same parts."""
+        """Write `rejected.jsonl`, then the manifest: the same bytes for the same parts.
+
+        Raises:
+            OutputError: a part is damaged.
+        """
         facts, parts, rejected = list[Json](), list[Json](), list[Json]()
         for index in range(count):
             info, entry = self._read_part(index, identity)
@@ -390,7 +402,11 @@ def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
 
 
 def read_info(path: Path) -> Json:
-    """The `info` of a shard's file; see `parse_info`."""
+    """The `info` of a shard's file; see `parse_info`.
+
+    Raises:
+        OutputError: the file is damaged or no shard of ours.
+    """
     with files.reading(path):
         data = read_bytes(path)
     return parse_info(data, path)

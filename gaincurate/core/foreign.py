@@ -126,7 +126,11 @@ def _too_deep() -> Malformed:
 
 
 def see_depth(value: Any) -> None:
-    """Refuse lists and objects that stand too deep inside each other, or in themselves."""
+    """Refuse lists and objects that stand too deep inside each other, or in themselves.
+
+    Raises:
+        Malformed: they do.
+    """
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
         values = (outer.values() if type(outer) is dict else outer for outer in level)

@@ -285,7 +285,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def raise_lost_stop() -> None:
-    """Raise a stop again that a finalizer swallowed, where Python only prints it; call it for every batch."""
+    """Raise a stop again that a finalizer swallowed, where Python only prints it; call it for every batch.
+
+    Raises:
+        KeyboardInterrupt: a signal came, and the work goes on all the same.
+    """
     if _stops_seen and threading.current_thread() is threading.main_thread():
         raise _interruption(_stops_seen[0])
 

@@ -75,14 +75,22 @@ class Columns:
         return {**names, **tools, **({"chat_text": True} if self.chat_text else {})}
 
     def messages(self, value: Any, *, nulls: bool = False) -> list[Message]:
-        """A row's own messages from its value in the prompt column; see `to_messages`."""
+        """A row's own messages from its value in the prompt column; see `to_messages`.
+
+        Raises:
+            PromptProblem: null, empty, or no list of messages.
+        """
         chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
     def chats(
         self, table: pa.Table, start: int = 0, *, nulls: bool = False
     ) -> Iterator[Chat | PromptProblem]:
-        """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`."""
+        """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`.
+
+        Raises:
+            SourceError: a column of JSON text has a value that is no JSON.
+        """
         values = column_values(table, self.prompt, start)
         tools = column_values(table, self.tools, start) if self.tools else None
         for row, value in enumerate(values):
@@ -220,6 +228,9 @@ def to_tools(value: Any, *, responses: bool = False) -> list[Tool] | None:
     The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls;
     anything else is a PromptProblem. With `responses` the Responses API's flat form becomes the nested one,
     as NeMo Gym does for a chat model.
+
+    Raises:
+        PromptProblem: anything else.
     """
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):
         return None
@@ -342,7 +353,11 @@ def plain_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, table: pa.Table) -> None:
-    """Write them as Parquet, atomically; see `as_parquet`."""
+    """Write them as Parquet, atomically; see `as_parquet`.
+
+    Raises:
+        InputError: Parquet has no place for a column.
+    """
     with write_stream(path) as file, as_parquet(path):
         pq.write_table(table, file)
 

@@ -310,7 +310,12 @@ class RayWorkers:
 
 @contextmanager
 def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorkers]:
-    """Join or start the Ray of the options, for a run's workers; `progress` gets a note with its address."""
+    """Join or start the Ray of the options, for a run's workers; `progress` gets a note with its address.
+
+    Raises:
+        InputError: no usable Ray is at the address.
+        GaincurateError: a Ray on this machine does not start.
+    """
     module = sys.modules.get("ray")
     already = module is not None and module.is_initialized()  # by a program that calls us
     address = "auto" if already else _address(config)

@@ -72,10 +72,17 @@ def between(keys: Keys, start: int, stop: int) -> Ints:
 
 
 def log_softmin(distance: Floats, temperature: float) -> Floats:
-    """Log weights to draw by, `[items]`: -distance / temperature, shifted so that the largest is 0.
+    """Log weights to draw by, -distance / temperature up to a constant: equal distances stay equally likely.
 
     A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
     gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
+
+    Args:
+        distance: `[items]`, finite: how far each item is from what is best.
+        temperature: over 0.
+
+    Returns:
+        `[items]`, the largest 0.
     """
     with np.errstate(over="ignore"):
         log_weights: Floats = -(distance - distance.min()) / temperature
@@ -92,9 +99,18 @@ def draw_within(
 ) -> tuple[Ints, Floats]:
     """Distinct items, `sizes[g]` of each group g, as if drawn one after the other with these weights.
 
-    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows. The log
-    weights, up to a constant, are of the items from `start` to `stop`, and -inf for an item that is not
-    drawn. For sizes, labels and results see `largest_within`.
+    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows.
+
+    Args:
+        sizes: `[groups]`.
+        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
+            not drawn.
+        labels: `[items]`, the group of each.
+        seed: of the run.
+        round_: of the run.
+
+    Returns:
+        Items and keys as of `largest_within`.
     """
     return largest_within(
         sizes, lambda start, stop: log_weights(start, stop) + _gumbel(seed, round_, start, stop), labels

@@ -87,7 +87,11 @@ class Condition:
             self._refuse("it names no column")
 
     def check(self, there: Iterable[str]) -> None:
-        """Refuse a name that is none of these columns, with names that are near it, or some of those."""
+        """Refuse a name that is none of these columns, with names that are near it, or some of those.
+
+        Raises:
+            InputError: there is one. Says which names are near it, or which there are.
+        """
         columns = sorted(there)
         for name in self.names:
             if name not in columns:

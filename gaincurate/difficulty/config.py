@@ -40,6 +40,9 @@ class VerifierConfig(_Config):
     """A verifier of completions, and its limits.
 
     `gold_as` is how a gold answer is written to be verified itself, with `{answer}` in it.
+
+    Raises:
+        InputError: an unknown verifier, or `gold_as` without a place for the answer.
     """
 
     verifier: Annotated[

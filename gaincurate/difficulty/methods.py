@@ -226,7 +226,11 @@ class ByGaussianProcess:
 
 
 class ByGroup:
-    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none."""
+    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none.
+
+    Raises:
+        InputError: no such column.
+    """
 
     def __init__(self, scored: ScoredSet, column: str) -> None:
         scored.column(column)
@@ -255,7 +259,11 @@ class ByGroup:
 
 
 class ByRates:
-    """`rates`: other models' pass rates, see `rates` and `read_rates`."""
+    """`rates`: other models' pass rates, see `rates` and `read_rates`.
+
+    Raises:
+        InputError: no such column, or a value that is no pass rate.
+    """
 
     def __init__(self, scored: ScoredSet, columns: Sequence[str]) -> None:
         self.columns = [ID]

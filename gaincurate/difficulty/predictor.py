@@ -74,9 +74,12 @@ class DifficultyPredictor(nn.Module):
         )
 
     def forward(self, queries: Tensor, references: Tensor, failures: Tensor) -> Tensor:
-        """Logits of d, `[queries]`, from embeddings of `queries` and `references`, `[rows, width]`.
+        """Logits of d, `[queries]`.
 
-        `failures` `[K]` are the observed failure rates of the references.
+        Args:
+            queries: embeddings, `[queries, width]`.
+            references: embeddings, `[K, width]`.
+            failures: the references' observed failure rates, `[K]`.
         """
         return self.mix(self.encode(queries), self.encode(references), failures)
 

@@ -153,7 +153,11 @@ class RolloutSet:
         return open_table(self._files.check(self.manifest["shards"][index]))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards, or some columns of them; see `shard`."""
+        """The shards, or some columns of them; see `shard`.
+
+        Raises:
+            OutputError: a file is missing or broken, or does not match the manifest.
+        """
         for index in range(len(self.manifest["shards"])):
             table = self.shard(index)
             yield table if columns is None else table.select(list(columns))

@@ -186,7 +186,17 @@ def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
 
 
 def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> CheckResult:
-    """Rows whose own answer, in the column `answer`, does not get a reward of 1 from a verifier."""
+    """Rows whose own answer does not get a reward of 1.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers.
+        config: of the verifier.
+
+    Raises:
+        InputError: the verifier cannot be loaded.
+    """
     with VerifierPool(config) as pool:
         rows = np.flatnonzero(alive)
         pieces = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
@@ -202,7 +212,14 @@ def conflicting_gold(
 ) -> CheckResult:
     """Rows that ask the same and have different answers: all of such a group, for who says which is right?
 
-    The verifier says whether two answers are one. Without it they must be written alike.
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers.
+        config: of the verifier that says whether two answers are one; without it they must be written alike.
+
+    Raises:
+        InputError: the verifier cannot be loaded.
     """
     again = repeats(scored, alive, answer)
     pairs = [(row.place, row.head) for row in again if not row.same_answer]
@@ -241,10 +258,14 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
 
 
 def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold, in the column `answer`, is no answer.
+    """Rows whose gold is no answer.
 
-    A "sentinel-gold" is null, empty or a sentinel. A "word-gold" is a word or a phrase where nine of ten
-    golds are values.
+    Args:
+        check: "sentinel-gold" (null, empty or a sentinel), or "word-gold" (a word or a phrase where nine of
+            ten golds are values).
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers, where there is one.
     """
     by_kind, values = defaultdict[Kind, list[Hit]](list), 0
     for places, table in batches(scored, alive) if answer is not None else ():

@@ -30,7 +30,14 @@ _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruct
 
 
 def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: float) -> CheckResult:
-    """Rows that share at least the part `overlap` of a question's n-grams, or one with 0."""
+    """Rows that share words with an evaluation question.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        index: the questions.
+        overlap: the least part of a question's n-grams that a row has to share; with 0 one is enough.
+    """
     template = Template(Words(sample(scored, alive)))
     hits, matched = [], set[int]()
     for places, table in batches(scored, alive):

@@ -49,7 +49,13 @@ class Repeat:
 
 
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages an earlier row has; groups whose answers in that column differ are reported."""
+    """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        answer: the column with the gold answers, where there is one.
+    """
     again, hits = repeats(scored, alive, answer), []
     for row in again:
         reason = "the same messages" if row.exact else f"the same messages except for {_BUT_FOR}"
@@ -110,11 +116,19 @@ def _groups(heads: Iterable[int]) -> str:
 
 
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
-    """Rows whose Jaccard index with an earlier row that stays is at least the threshold, from 0.3 to 1.
+    """Rows that are similar to an earlier row that stays.
 
     A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
-    read twice: first to see which are no candidates at all, so that only the others are held in memory. It is
-    reported whether the answers in that column are equal.
+    read twice: first to see which are no candidates at all, so that only the others are held in memory.
+
+    Args:
+        scored: the set.
+        alive: `[rows]`, which rows to look at.
+        threshold: the least Jaccard index, from 0.3 to 1.
+        answer: the column with the gold answers, where there is one: it is reported whether they are equal.
+
+    Raises:
+        InputError: a threshold out of range.
     """
     template, count = Template(Words(sample(scored, alive), signs=True)), bands(threshold)[0]
 

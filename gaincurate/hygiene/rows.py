@@ -87,7 +87,11 @@ def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
 
 
 def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
-    """The question of each row of a table, see `read`: all messages except the system message, joined."""
+    """The question of each row of a table, see `read`: all messages except the system message, joined.
+
+    Raises:
+        OutputError: see `read`.
+    """
     if (texts := _texts(scored, table)) is not None:
         return [text or "" for text in texts]
     return [joined(messages) for messages in read(scored, table)]

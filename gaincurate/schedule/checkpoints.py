@@ -351,6 +351,9 @@ def forget_references(run: Run, round_: int) -> None:
     """Set aside what a round's references did, since the policy that they were of is trained again.
 
     Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
+
+    Raises:
+        StorageError: the file system refused.
     """
     source = run.references_folder(round_)
     by_run = not (source / GIVEN).exists() and (source / MADE).exists()

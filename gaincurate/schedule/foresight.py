@@ -179,6 +179,10 @@ class _References:
 
         Of a set that the run made itself (`ours`), its own options left out what it could not use. Returns
         their rates, the plan's facts on them, and the rollout set.
+
+        Raises:
+            InputError: it cannot be read, or is of another round.
+            OutcomeError: a reward that is no number in the range, or too few of the references.
         """
         run, round_, rules = self.context.run, self.context.round, self.context.run.rules
         rollouts = path if path.is_dir() and is_rollout_set(path) else None

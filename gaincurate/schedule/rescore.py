@@ -149,7 +149,11 @@ def _scored(
 
 
 def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
-    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took."""
+    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took.
+
+    Raises:
+        GaincurateError: it failed; what was done is kept.
+    """
     try:
         with command_lock(run.folder, lock) as held:
             command = [sys.executable, "-m", "gaincurate", *words]

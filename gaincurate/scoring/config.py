@@ -62,7 +62,11 @@ def _batch_tokens(value: str) -> int | None:
 
 
 def read_split(value: str) -> Split:
-    """The value of `--shard`, I/N or `auto`, which a scheduler's variables settle."""
+    """The value of `--shard`, I/N or `auto`, which a scheduler's variables settle.
+
+    Raises:
+        InputError: it is neither `auto` nor I/N, or no scheduler says which part this is.
+    """
     if value == "auto":
         return split_of_job(os.environ)
     part = re.fullmatch(r"(\d{1,18})/(\d{1,18})", value)
@@ -114,7 +118,11 @@ def _in_order(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
 
 
 def check_shots(value: Any) -> list[dict[str, Any]]:
-    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn."""
+    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
+
+    Raises:
+        InputError: anything else.
+    """
     good = isinstance(value, list) and all(
         isinstance(m, dict)
         and isinstance(m.get("content"), str)

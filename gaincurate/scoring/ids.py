@@ -61,7 +61,11 @@ def _id_of(key: bytes, copy: int) -> str:
 
 
 def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[Any]) -> list[str]:
-    """The ids of `table`, the rows from number `start` on, which must be those of the records."""
+    """The ids of `table`, the rows from number `start` on, which must be those of the records.
+
+    Raises:
+        SourceError: a row is not the one that the id was made from.
+    """
     ids = []
     digests = _digests(table, columns, start)
     for row, ((name, key), record) in enumerate(zip(digests, records, strict=True), start):
@@ -95,7 +99,12 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    """Read the whole source once and write `path`, a `RECORD` per row; ids must be there and unique."""
+    """Read the whole source once and write `path`, a `RECORD` per row; ids must be there and unique.
+
+    Raises:
+        SourceError: an id column with a null or repeated value.
+        StorageError: the file system refused.
+    """
     row = 0
     with write_stream(path) as file:
         for table in map(pa.Table.from_batches, ([batch] for batch in batches)):

@@ -38,7 +38,11 @@ _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 
 
 def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
-    """The sentence for a fault that files show before a library reads them; None for any other."""
+    """The sentence for a fault that files show before a library reads them; None for any other.
+
+    Raises:
+        StorageError: a file cannot be read at all.
+    """
     gguf = weights[0].suffix == ".gguf"
     for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
         with reading(path), path.open("rb") as file:

@@ -70,6 +70,10 @@ def attend(
 
     The result is `[1, tokens, heads, head size]`, and None for the weights. Where no `Packing` came through,
     or the model wants something unknown (attention sinks, a mask of its own), it is an UnsupportedAttention.
+
+    Raises:
+        UnsupportedAttention: no `Packing` came through, or the model wants something unknown (attention
+            sinks, a mask of its own), which must not be ignored.
     """
     packing = others.pop(KEYWORD, None)
     if not isinstance(packing, Packing):

@@ -39,6 +39,9 @@ class PackedPrefill:
     The padded forward knows where to stop. Its model's attention is exchanged, and on a CPU its linear
     layers, if a few real `prompts`, with their prefixes shared and not, get the states of the model's own
     forward. Else it is an UnsupportedAttention, and the model is as it was before.
+
+    Raises:
+        UnsupportedAttention: the architecture is known not to work; the text says why.
     """
 
     def __init__(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:

@@ -268,7 +268,11 @@ def _end_with_parent() -> None:
 
 
 def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) -> Plan:
-    """The plan of a run on Ray: the source is read here, machine and identity are a worker's."""
+    """The plan of a run on Ray: the source is read here, machine and identity are a worker's.
+
+    Raises:
+        InputError: an option, the source or the model is not right.
+    """
     source, columns = open_data(config, progress)
     hear = Listener(progress, Summary(config.out).count)
     [(machine, identity)] = workers.run(_machine_and_identity, hear=hear)
@@ -278,7 +282,11 @@ def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) ->
 def score_on_ray(
     plan: Plan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
 ) -> None:
-    """Write these shards in workers on Ray."""
+    """Write these shards in workers on Ray.
+
+    Raises:
+        GaincurateError: see `RayWorkers.run`.
+    """
 
     def describe(shard: int) -> str:
         start, stop = plan.bounds(shard)

@@ -137,7 +137,11 @@ class Plan:
 
 
 def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
-    """Open the source, find the model, its tokenizer and template, and settle what is `auto`."""
+    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+
+    Raises:
+        InputError: any of these is not right.
+    """
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
     model = open_model(config, machine, progress)
@@ -192,7 +196,11 @@ def resolve_machine(config: MachineConfig) -> Machine:
 
 
 def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]:
-    """Open the source and find its columns; notes go to `progress`."""
+    """Open the source and find its columns; notes go to `progress`.
+
+    Raises:
+        InputError: it is not right, or --overwrite cannot be.
+    """
     if config.overwrite and config.split_run.count > 1:
         raise InputError(
             "--overwrite and --shard do not go together: each process would delete the others' "

@@ -136,11 +136,19 @@ class _SiteReached(Exception):
 
 
 class Prefill:
-    """Runs a transformers decoder without its head to the scored tensor.
+    """Runs a model to the scored tensor.
 
-    That is at `mlp_input` the input of a layer's feed-forward block (GAIN-RL's tensor: the output of the norm
-    after attention), at `final_norm` the output of the norm after the last layer. A structure that is not
-    understood, or a model that is not causal, is a ModelError.
+    Args:
+        model: a transformers decoder without its head.
+        layer: the decoder layer, from 0 or from the end (-1), one that there is; for `mlp_input` only.
+        site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
+            the norm after attention), or `final_norm`, the output of the norm after the last layer.
+        fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
+        final: go on after the site and also yield what the norm after the last layer makes.
+        tails: compute each prompt's tail too; else a prompt ends with its question.
+
+    Raises:
+        ModelError: the structure is not understood, or the model is not causal.
     """
 
     name = "padded"

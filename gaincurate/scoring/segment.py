@@ -60,8 +60,19 @@ class Unusable(Exception):
 class Segmenter:
     """Renders, tokenises and cuts prompts.
 
-    The tokenizer is one of transformers, with a chat template unless all prompts are plain texts. A template
-    that is missing, or that refuses the system message or the examples, is a ModelError.
+    Args:
+        tokenizer: a transformers tokenizer; with a chat template unless all prompts are plain texts.
+        system: a system message for rows without one.
+        system_override: replace rows' own system messages by `system` instead of refusing them.
+        shots: chat messages put after the system message.
+        template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
+        max_length: the longest whole prompt in tokens; None for no limit.
+        truncate: cut the question's end to `max_length` instead of refusing the row.
+        vocab_size: how many tokens the model has embeddings for; None for no check.
+        tails: the model is given tails too.
+
+    Raises:
+        ModelError: the chat template is missing or refuses the system message or the examples.
     """
 
     tokenizer: Any

@@ -190,7 +190,11 @@ class Scorer:
         self._fields = signal_fields(config.signals, self._prefill.width)
 
     def read(self, part: Part) -> Shard:
-        """Read and segment a shard."""
+        """Read and segment a shard.
+
+        Raises:
+            RowError: a row cannot be scored, and the run is not to skip it.
+        """
         plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
@@ -205,7 +209,12 @@ class Scorer:
         return shard
 
     def score(self, shard: Shard) -> None:
-        """Score a shard. Out of memory, it begins again with half the tokens in a batch."""
+        """Score a shard. Out of memory, it begins again with half the tokens in a batch.
+
+        Raises:
+            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
+            GaincurateError: a prompt alone is too much for the device.
+        """
         plan = self._plan
         left = {place: prompt for place, prompt in shard.prompts.items() if place not in shard.taken}
         budget, unusable = plan.machine.batch_tokens, shard.rejected

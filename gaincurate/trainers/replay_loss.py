@@ -25,10 +25,17 @@ STD_FLOOR = 1e-6  # added to the standard deviation, as in the released code; TR
 
 
 def group_advantages(rewards: torch.Tensor, *, scale: Scale = "none") -> torch.Tensor:
-    """How much better each rollout is than its group, which is the last dimension: `[..., G]` in and out.
+    """How much better each rollout is than its group.
 
-    For `scale` see `Scale`; the standard deviation has Bessel's correction. Raises InputError for another
-    scale, or a group of one.
+    Args:
+        rewards: `[..., G]`, one group in the last dimension.
+        scale: see `Scale`; the standard deviation has Bessel's correction.
+
+    Returns:
+        `[..., G]`, of the same type.
+
+    Raises:
+        InputError: a scale that there is not, or a group of one.
     """
     _check_choice(scale, Scale, "scale")
     if rewards.shape[-1] < 2:
@@ -40,10 +47,12 @@ def group_advantages(rewards: torch.Tensor, *, scale: Scale = "none") -> torch.T
 
 
 def importance_ratios(logps: torch.Tensor, behaviour_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """pi(token) / pi_behaviour(token), and 1 where the mask is 0; `[rollouts, tokens]` in and out.
+    """pi(token) / pi_behaviour(token), and 1 where the mask is 0, whatever lies there.
 
-    Both log-probs are natural logarithms under the same temperature, of the trained policy and as they were
-    stored.
+    Args:
+        logps: `[rollouts, tokens]`, natural logarithms, of the policy that is trained.
+        behaviour_logps: `[rollouts, tokens]`, as they were stored; under the same temperature.
+        mask: `[rollouts, tokens]`, 1 where a token counts.
     """
     difference = torch.where(mask.bool(), logps - behaviour_logps, torch.zeros_like(logps))
     return difference.exp()
@@ -57,8 +66,14 @@ def anchored_advantages(
     With r_old = pi_old / pi_behaviour: min(r A, clip(r, r_old (1 - e), r_old (1 + e)) A) is r_old times
     what a trainer does with pi / pi_old, so the trainer's own loss needs no change.
 
-    `advantages` are `[rollouts]`, all else is `[rollouts, tokens]`, and so is the result. `old_logps` are of
-    the policy before this step's updates.
+    Args:
+        advantages: `[rollouts]`.
+        old_logps: `[rollouts, tokens]`, of the policy before this step's updates.
+        behaviour_logps: `[rollouts, tokens]`.
+        mask: `[rollouts, tokens]`.
+
+    Returns:
+        `[rollouts, tokens]`.
     """
     return advantages.unsqueeze(-1) * importance_ratios(old_logps, behaviour_logps, mask).detach()
 

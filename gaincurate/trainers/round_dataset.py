@@ -166,9 +166,12 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration begin after a place from `state_dict`, with the run as it was there.
+        """Let the next iteration begin after a place, with the run as it was there.
 
         Later rounds are set aside and later outcomes taken back when that iteration begins.
+
+        Args:
+            state: from `state_dict`.
         """
         self._state, self._left = dict(state), None
 

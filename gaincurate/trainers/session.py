@@ -32,7 +32,11 @@ ROUND = "gc_round"  # the key under which a row carries its round, so that its o
 
 
 def place_beside(checkpoint: str | Path) -> Json:
-    """The place in a checkpoint's folder; raises OutputError where there is none, or a damaged one."""
+    """The place in a checkpoint's folder.
+
+    Raises:
+        OutputError: there is none, or a damaged one.
+    """
     path = Path(checkpoint) / PLACE
     if not path.exists():
         raise OutputError(
@@ -86,7 +90,8 @@ class RunSession(AbstractContextManager["RunSession"]):
     def open(self) -> None:
         """Keep other trainers out until `close`, or this process's end; once is enough.
 
-        Raises LockedError where another trainer is at work on the run.
+        Raises:
+            LockedError: another trainer is at work on the run.
         """
         if self._lock is None:
             self._lock = self._held.enter_context(command_lock(self.run.folder))
@@ -188,9 +193,12 @@ class RunSession(AbstractContextManager["RunSession"]):
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
 
-        Without `round` a line is of the newest round. Raises OutcomeError, and writes nothing, for a line
-        that the run could not use, such as a reward outside its range, and StorageError where the disk
-        refused.
+        Without `round` a line is of the newest round.
+
+        Raises:
+            OutcomeError: a line that the run could not use, such as a reward outside the run's range; nothing
+                is written.
+            StorageError: the file system refused.
         """
         newest = self.round
         append_lines(self.run.outcomes(newest), checked_lines(self.run, lines, newest))
@@ -249,14 +257,23 @@ class RunSession(AbstractContextManager["RunSession"]):
         return {**saved_place(self.run, step), "position": self.position, **more}
 
     def save_beside(self, checkpoint: str | Path, step: int, **more: Any) -> None:
-        """Write the place into a checkpoint's folder, atomically; raises StorageError where it cannot."""
+        """Write the place into a checkpoint's folder, atomically.
+
+        Raises:
+            StorageError: the file system refused.
+        """
         write_sealed(Path(checkpoint) / PLACE, self.save(step, **more))
 
     def restore(self, saved: Json, where: str = "the checkpoint") -> None:
-        """Return the run to its state at `save`, which gave `saved`; `where` names its source in messages.
+        """Return the run to its state at `save`.
 
-        Raises OutputError where it is another run's or of a history that was undone, and LockedError where
-        another process is at work on the run.
+        Args:
+            saved: from `save`.
+            where: its source, for error messages.
+
+        Raises:
+            OutputError: it is another run's, or of a history that was undone.
+            LockedError: another process is at work on the run.
         """
         with working_on(self.run.folder):
             undone = return_to(self.run, saved, where)
@@ -271,7 +288,8 @@ class RunSession(AbstractContextManager["RunSession"]):
     def begin_anew(self) -> None:
         """Void the outcomes of round 0, for a trainer that starts without a checkpoint.
 
-        Raises OutputError where the run has gone on to later rounds.
+        Raises:
+            OutputError: the run has gone on to later rounds.
         """
         if self.round or self.finished:
             raise OutputError(

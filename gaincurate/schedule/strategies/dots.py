@@ -108,7 +108,11 @@ class DotsOptions(base.Options):
         )
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that references can be observed, and the others predicted, for every round."""
+        """See that references can be observed, and the others predicted, for every round.
+
+        Raises:
+            InputError: the set lacks what that needs, or a package does.
+        """
         budget, rows = self.round_size(config.budget), len(scored)
         if self.references + budget > rows:
             raise InputError(
@@ -161,7 +165,12 @@ class Dots(base.Selector):
         return draw_references(self.pool.rows, self.options.references, seed_of(self.pool.seed, round_))
 
     def inform(self, values: Floats, references: Ints) -> None:
-        """Take the prediction of each row (d, or p (1 - p) if that is the target), and rows to leave out."""
+        """Take what is predicted for the next draw.
+
+        Args:
+            values: `[rows]`, failure rates, or p (1 - p) where that is the target.
+            references: rows that are not drawn.
+        """
         self._values, self._references = values, references
 
     def draw(self, round_: int) -> Ints:

@@ -149,7 +149,11 @@ class PosteriorOptions(base.Options):
         return [] if self.labels in (AUTO, NO_LABELS) else names_of(self.labels)
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that the set has the labels."""
+        """See that the set has the labels.
+
+        Raises:
+            InputError: it has not.
+        """
         for name in self.columns:
             check_groups(scored, name, f"labels = {self.labels}")
 
@@ -406,9 +410,14 @@ class Law:
 def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None = None) -> Law:
     """The law of each prompt, by its label.
 
-    The outcomes of a prompt, `[2, prompts]`, are left out of the mean of its label, because they count for
-    the prompt itself. `base`, `[2, prompts]` or `[2, 1]`, are wins and losses that prompts have besides, in
-    no label's mean. `history`, `[2, prompts]`, are those of earlier training, in the mean and in the law.
+    The outcomes of a prompt are left out of the mean of its label, because they count for the prompt itself.
+
+    Args:
+        labels: `[prompts]`, from 0.
+        outcomes: `[2, prompts]`, 0 where nothing was observed.
+        base: `[2, prompts]` or `[2, 1]`, wins and losses that prompts have besides, in no label's mean.
+        history: `[2, prompts]`, wins and losses in earlier training: part of the mean of a label and of the
+            law of their prompt. Default: none.
     """
     every = outcomes if history is None else outcomes + history
     before = np.broadcast_to(base if history is None else base + history, outcomes.shape)
@@ -447,7 +456,10 @@ def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None 
 def best_labels(columns: Mapping[str, Ints], outcomes: Counts, prior: float) -> tuple[str, ...]:
     """The columns whose values, crossed, predict outcomes best, each at a `_COST`: none, one or two of them.
 
-    `columns` are the codes of each column, `[prompts]`; `prior` are wins and losses before any was observed.
+    Args:
+        columns: the codes of each column by its name, `[prompts]`.
+        outcomes: `[2, prompts]`.
+        prior: wins and losses that every prompt has before it is observed.
     """
     seen = _evenly(np.flatnonzero(outcomes.sum(0)), _CHOOSERS)
     if len(seen) < _FEWEST:

@@ -121,7 +121,11 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
-    """Refuse to make the next round where the newest checkpoint, of step `saved`, is of an older policy."""
+    """Refuse to make the next round where the newest checkpoint, of step `saved`, is of an older policy.
+
+    Raises:
+        InputError: the next round is made with a checkpoint, and none was saved at this one's end.
+    """
     context = context_of(config, "live")
     every, steps = context.read_every, shape.steps(config.budget)
     end = (round_ + 1) * steps

@@ -294,9 +294,16 @@ class Follower(transformers.TrainerCallback):
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
-    """The scored set of a run as rows for training, in its order: `prompt`, `gc_id` and the source's columns.
+    """The scored set of a run as rows for training: `prompt`, `gc_id` and the source's columns.
 
-    `prompt` is the chat messages as they were scored. Raises OutputError without a run or its scored set.
+    Args:
+        run: the run's folder.
+
+    Returns:
+        All rows of the set, `[rows]`, in its order; `prompt` is the chat messages as they were scored.
+
+    Raises:
+        OutputError: no run, or its scored set is gone.
     """
     opened = Run(run)
     scored, config = opened.scored, opened.config
