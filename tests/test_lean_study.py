@@ -306,7 +306,7 @@ def test_the_files_give_every_table_of_the_page(lean: Any, capsys: pytest.Captur
     lean.agreement.main(FOLDER / "results.jsonl")
     assert all(line in page for line in capsys.readouterr().out.splitlines())
     for config in FOLDER.glob("*.toml"):
-        results = FOLDER / f"{config.stem.replace('smollm', 'smollm-balanced')}.jsonl"
+        results = FOLDER / f"{'smollm-balanced' if config.stem == 'smollm' else config.stem}.jsonl"
         if results.exists():
             lean.study.main(config, results, show=True)
     rows = [json.loads(line) for line in (FOLDER / "influence.jsonl").read_text("utf-8").splitlines()]

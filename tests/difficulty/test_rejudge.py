@@ -10,7 +10,7 @@ import sets
 from command import run, tree
 from gaincurate.core.files import append_lines
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty import rollout as module
+from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.config import RejudgeConfig
 from gaincurate.difficulty.rollout import Agreement, rejudge
 from gaincurate.difficulty.rollout_set import RolloutSet, write_table
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_with_the_next_shard(
             raise KeyboardInterrupt
         write_table(out, index, *rest)
 
-    monkeypatch.setattr(module, "write_table", killed)
+    monkeypatch.setattr(rollout_set, "write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         rejudge(config)
     result = rejudge(config)

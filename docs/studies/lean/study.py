@@ -168,7 +168,7 @@ def main(
     left = [job for job in study.jobs() if key_of(*job) not in done]
     left = [job for job in left if (not only or job[2].name in only) and (not world or job[0] == world)]
     for row in trained(left, workers) if left and not show else ():
-        append_lines(results, row)
+        append_lines(results, [row])
         rows.append(row)
         marks = " ".join(f"{100 * p:.2f}" for p in row["accuracy"])
         line = f"{row['world']} {row['arm']} {row['seed']}: {marks}, {row['seconds']} s {row['parts']}"
