@@ -41,7 +41,7 @@ BLOCKS = {
     8192: Blocks(rows=1, warps=8, stages=3),
     16384: Blocks(rows=1, warps=16, stages=2),
 }
-_DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 256, 16
+_DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 128, 16
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
 _ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
 
