@@ -44,7 +44,7 @@ _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rou
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AdapterShape:
     """The width of an embedding, and the sizes of adapter and calibration, by default the paper's."""
 
     width: int
@@ -56,7 +56,7 @@ class Shape:
 class DifficultyPredictor(nn.Module):
     """Adapter (three linear layers), attention over references, calibration."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
         self.shape = shape
         self.adapter = nn.Sequential(
@@ -171,7 +171,7 @@ def load_adapter(folder: Path) -> Adapter:
             f"--adapter {folder} is damaged: {WEIGHTS} does not match the hash in {CONFIG}; fit it again.",
             path=str(folder),
         )
-    predictor = DifficultyPredictor(Shape(**facts["shape"]))
+    predictor = DifficultyPredictor(AdapterShape(**facts["shape"]))
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
 
@@ -238,7 +238,7 @@ Watch = Callable[[int, int, float], None]  # of every epoch: its number from 1, 
 def fit(
     embeddings: Tensor,
     policies: Sequence[Policy],
-    shape: Shape,
+    shape: AdapterShape,
     recipe: Recipe,
     watch: Watch = lambda epoch, epochs, loss: None,
 ) -> tuple[DifficultyPredictor, Ints, list[float]]:
@@ -353,7 +353,7 @@ def fit_on(
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
     rows, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [Policy(e.name, np.array([place[i] for i in e.ids], np.int64), e.failure) for e in rates]
-    shape = Shape(rows.shape[1])
+    shape = AdapterShape(rows.shape[1])
     predictor, held_out, losses = fit(torch.from_numpy(rows), policies, shape, recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",

@@ -23,7 +23,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
@@ -58,7 +58,7 @@ class Pool:
     budget: int
     seed: int
     angles: tuple[float, float] = (0.0, 2.0)
-    strata: Strata | None = None
+    strata: PromptGroups | None = None
     align_to: int = 1
 
     def draw(self, log_weights: Floats, round_: int, leave_out: Ints | None = None) -> Ints:

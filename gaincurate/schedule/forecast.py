@@ -120,7 +120,7 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EvidenceSource:
     """Evidence from before a training, and how well it `tells` apart prompts whose groups do not differ.
 
     Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
@@ -149,7 +149,7 @@ class Forecast:
     uniform: Reach
     oracle: Reach
     strategies: list[Reach]
-    sources: list[Source]
+    sources: list[EvidenceSource]
     advice: list[str]
 
 
@@ -307,7 +307,7 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 
 def _sources(
     view: _View, group: int, wins: Floats, losses: Floats, weights: Grid, seed: int
-) -> tuple[list[Source], Floats]:
+) -> tuple[list[EvidenceSource], Floats]:
     """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
     The rows of `view` are the references, then others. `weights` are as of `_mixtures`.
@@ -335,7 +335,7 @@ def _sources(
         among = _mixtures(wins, losses, lowest, seed=seed) @ equal
         tells = np.clip((among - wasted) / np.maximum(best - wasted, 1e-9), 0.0, 1.0)
         shown = f"labels {' and '.join(labels) or '(none noticed)'}" if name == "labels" else name
-        sources.append(Source(shown, _share(tells)))
+        sources.append(EvidenceSource(shown, _share(tells)))
     places, others = np.zeros(len(view.rows)), np.arange(len(wins), len(view.rows))
     ties = uniforms(seed, 5, _STREAM, 0, len(places))
     for fold, failure, _ in expected:  # by all sources

@@ -53,7 +53,7 @@ _ROWS, _SEEDS = 1 << 34, 1 << 35  # streams of random numbers that are no draws
 
 
 @dataclass(frozen=True, slots=True)
-class Strata:
+class PromptGroups:
     """The group of each prompt, and the share of each group in a round.
 
     `labels` `[rows]` is the group of each rank, `sizes` `[groups]` how many prompts each group has, `parts`
@@ -68,7 +68,7 @@ class Strata:
     @classmethod
     def coded(
         cls, labels: Labels, names: Sequence[str], weights: Mapping[str, float] | None = None
-    ) -> Strata:
+    ) -> PromptGroups:
         """Groups of prompts by their places in the names, `[rows]`, by rank.
 
         `weights` are the groups' shares of a round in any unit: `{"code": 3, "math": 7}` is 30 % code. By
@@ -92,7 +92,7 @@ class Strata:
         drawn: npt.NDArray[np.bool_] = (np.array(self.names) != LEFT_OUT)[self.labels]
         return drawn
 
-    def by_rank(self, rows: Ints) -> Strata:
+    def by_rank(self, rows: Ints) -> PromptGroups:
         """The same groups over another order, by the place in `labels` of each rank, `[rows]`."""
         return replace(self, labels=self.labels[rows])
 
@@ -237,7 +237,7 @@ def build(
         raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
     if matches is not None:
         labels, names = np.where(matches, labels, np.int32(groups)), [*names, LEFT_OUT]
-    strata = Strata.coded(labels, names, config.group_weights)
+    strata = PromptGroups.coded(labels, names, config.group_weights)
     strata.quotas(config.budget, 0)
     labels = np.ascontiguousarray(labels, np.int32)
     about = json.dumps({"format": 1, "names": names, "digest": _digest(labels, names)})
@@ -255,13 +255,13 @@ def _digest(labels: Labels, names: Sequence[str]) -> str:
     return digest_json([digest_bytes(labels.data), names])
 
 
-def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> Strata | None:
+def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> PromptGroups | None:
     """The groups that `build` wrote, by row, mapped; None where the table is damaged."""
     try:
         about = json_value(table.schema.metadata[_ABOUT])
         labels = table.column("group").chunk(0).to_numpy()
         if about["digest"] == _digest(labels, about["names"]):
-            return Strata.coded(labels, about["names"], weights)
+            return PromptGroups.coded(labels, about["names"], weights)
     except (LookupError, TypeError, ValueError):
         pass
     return None

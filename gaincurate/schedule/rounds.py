@@ -37,7 +37,7 @@ from gaincurate.schedule import base, groups
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, matching
-from gaincurate.schedule.groups import LEFT_OUT, Strata
+from gaincurate.schedule.groups import LEFT_OUT, PromptGroups
 from gaincurate.schedule.observations import (
     REPLAY,
     Note,
@@ -385,7 +385,7 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 
 
 def _checked_shares(
-    config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
+    config: ScheduleConfig, selector: base.Selector, strata: PromptGroups, rows: Ints, round_: int
 ) -> dict[str, int] | None:
     """The number of prompts of each group in a round, which some strategies may miss; None without groups."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))

@@ -35,7 +35,7 @@ from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 
 FORMAT = 1
 BASE = "base"
@@ -173,7 +173,7 @@ class Run:
         """The order that will replace the one in use."""
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
-        self._strata: Strata | None = None
+        self._strata: PromptGroups | None = None
 
     @property
     def scored(self) -> ScoredSet:
@@ -246,7 +246,7 @@ class Run:
         return int(self.facts.get("kept") or self.facts["rows"])
 
     @property
-    def strata(self) -> Strata | None:
+    def strata(self) -> PromptGroups | None:
         """The groups that it keeps the shares of, by row; None where there are none."""
         if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
             self._strata = groups.strata_in(read_table(self.folder / GROUPS), self.config.group_weights)
