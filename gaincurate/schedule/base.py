@@ -12,18 +12,26 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.options import near, refusals
 from gaincurate.core.rng import Floats, Ints, Labels, draw_within, gumbel_keys, largest_within, one_group
+from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.embeddings import matrix
 from gaincurate.errors import InputError
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import PromptGroups
+from gaincurate.schedule.observations import HISTORY, RATES, Note, silent
+from gaincurate.schedule.run import Run, read_table
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
@@ -170,6 +178,88 @@ class Pool:
         """Ranks of a round in its order: largest key first, or by turns of the groups."""
         ranks = ranks[np.lexsort((ranks, -keys))]
         return ranks if self.strata is None else self.strata.by_turns(ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The argument of `Selector.prepare`: the scored set by row, the newest policy, and evidence.
+
+    A row is a place in the scored set, from 0. A rank is a place in the order that the strategy draws from.
+    The set is the one that the run was opened with, also after a re-scoring: embeddings of two models are not
+    comparable. Every property reads its file when it is asked for.
+    """
+
+    run: Run
+    """The run, for its folder and options."""
+    round: int
+    """The round that is drawn next, from 0."""
+    order: str
+    """The digest of the order that it is drawn from."""
+    checkpoint: str | None = None
+    """The newest policy: the run's model before round 0, then what the last round left, None for nothing."""
+    note: Note = silent
+    """Takes a sentence for the person at the terminal."""
+    held: Held = AS_IT_IS
+    """Takes the run and a checkpoint, yields a folder of it that stays as it is."""
+    reference_outcomes: Path | None = None
+    """The path of `--reference-outcomes`."""
+    opening: bool = False
+    """The run is being opened. What takes long has to wait: raise `NotReadyError`, and `schedule next` or
+    `run` asks again."""
+
+    @property
+    def scored(self) -> ScoredSet:
+        """The scored set; its shards are mapped, not loaded."""
+        return self.run.scored
+
+    @property
+    def rows(self) -> Ints:
+        """`[N]`: the row at each rank."""
+        return self.run.order(self.order).rows
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the scored set by row, `[N]`, mapped; `.to_numpy()` makes an array of it.
+
+        Args:
+            name: of a column, or with dots of a field inside a struct.
+
+        Raises:
+            InputError: no such column; lists those there are.
+        """
+        if name in dict(fields(self.scored.schema)):
+            return read_column(self.scored, name)
+        return self.scored.column(name)
+
+    @property
+    def history(self) -> Floats | None:
+        """Wins and losses in earlier training by row, `[2, N]` (`--history`); None without one."""
+        if not self.run.config.history:
+            return None
+        table, counts = read_table(self.run.folder / HISTORY), np.zeros((2, self.run.facts["rows"]))
+        counts[:, table.column("row").to_numpy()] = [table.column(n).to_numpy() for n in ("wins", "losses")]
+        return counts
+
+    @property
+    def rates(self) -> Floats | None:
+        """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
+        if not self.run.config.rates:
+            return None
+        return np.stack([column.to_numpy() for column in read_table(self.run.folder / RATES).columns], 1)
+
+    def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+        """The embeddings of these rows, `[rows, width]`, in this order.
+
+        Args:
+            rows: default: all, which is `4 * N * width` bytes at once.
+
+        Raises:
+            InputError: the set has none, or a row has none.
+        """
+        if rows is not None:
+            return matrix(self.scored.take(rows), self.scored.folder)
+        columns = [name for name in (ID, EMBEDDING) if name in self.scored.schema.names]
+        blocks = [matrix(table, self.scored.folder) for table in self.scored.tables(columns)]
+        return np.concatenate(blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,7 @@ from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import Names
-from gaincurate.schedule.context import Context, count_history
-from gaincurate.schedule.observations import REPLAY, Note, pass_rates_of, silent
+from gaincurate.schedule.observations import REPLAY, Note, count_history, pass_rates_of, silent
 
 Grid = npt.NDArray[np.float64]
 
@@ -360,7 +359,7 @@ def _expected(
         counted[fold] = 0.0
         outcomes = {"rows": np.arange(len(wins)), "wins": wins * counted, "losses": losses * counted}
         selector.load_state_dict(selector.state_dict() | outcomes)
-        selector.prepare(cast("Context", view))
+        selector.prepare(cast("base.Context", view))
         facts = selector.plan_facts(np.arange(len(view.rows)))
         expected.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
     return expected, facts["evidence"].get("labels", [])
@@ -389,7 +388,7 @@ def _simulate(
     chances = chance_to_differ(rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
-        selector.prepare(cast("Context", replace(view, round=round_)))
+        selector.prepare(cast("base.Context", replace(view, round=round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
         noise = uniforms(seed, round_, _STREAM + 1, 0, len(rows) * config.group)

@@ -1,7 +1,11 @@
-"""The observations of a run: a round's outcomes, late outcomes of earlier rounds, C_t, and the status of all.
+"""The observations of a run: outcomes of its rounds and of earlier training, C_t, and the status of all.
 
 Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
 read. In `status` a problem in a file of outcomes is not an error, so that a user sees it.
+
+Outcomes of earlier training (`--history`) and the rows for which a condition holds (`--where`) are copied
+into the run's folder when it is opened, so that a file that changes afterwards changes no plan. A strategy
+weights the sum of the earlier runs, because a few hundred outcomes do not determine a weight for each.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.files import to_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.outcomes import (
@@ -36,10 +42,12 @@ from gaincurate.core.process import last_line
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.where import Condition, Mask
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.metrics import Target, pass_variance, quality
-from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
-from gaincurate.errors import OutcomeError
+from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import BASE, DATA, GIVEN, IDS, PLAN, Run
 
 Note = Callable[[str], None]
@@ -48,6 +56,10 @@ REPLAY = (
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
 """Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
+HISTORY, RATES = "history.arrow", "rates.arrow"
+OF_ROLLOUTS = ("pass_rate", "samples")
+"""The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
+_OF_A_RATE = 8.0  # rollouts that a pass rate counts for where their number is not known
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
 _LARGE = ("ids", "predicted", "predicted_rollouts")
 _OF_OUTCOMES = (
@@ -140,6 +152,86 @@ def pass_rates_of(
     run = Run(path)
     files = [run.outcomes(round_) for round_ in range(run.round + 1)]
     return read_pass_rates(path, rules or run.rules, files=[file for file in files if file.exists()])
+
+
+def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> None:
+    """Write the wins and losses of each prompt in earlier training."""
+    counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
+    rows = np.flatnonzero(counts.sum(0))
+    write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
+    alike = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {alike:,} of them no outcomes differ")
+
+
+def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
+    """Wins and losses of each prompt in runs, rollout sets and other outcomes, `[2, N]`.
+
+    Runs have a range of rewards, `rewards` is that of the others. Raises InputError for a file that is no
+    outcomes, or that has no prompt of the set.
+    """
+    counts, ids = np.zeros((2, len(scored))), scored.column(ID)
+    for source in paths:
+        rules, matched = None if (source / RUN).exists() else rewards, 0
+        for rates in pass_rates_of(source, rules, scored=scored):
+            rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
+            there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+            weight = 1.0 if rates.counted else _OF_A_RATE
+            for row, added in zip(counts, (rates.wins, rates.losses), strict=True):
+                row += np.bincount(rows.drop_null().to_numpy(), weight * added[there], len(scored))
+            matched += len(there)
+        if not matched:
+            raise InputError(
+                f"--history {source}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+                path=str(source),
+            )
+    return counts
+
+
+def matching(
+    scored: ScoredSet, where: str, rollouts: Path | None = None, note: Note = silent
+) -> tuple[Mask, Mask]:
+    """For which rows a condition (see `core.where`) is true, and for which a value is missing, `[rows]` each.
+
+    A condition sees source, score and computed columns, and with `rollouts`, a rollout set or another file of
+    pass rates, `OF_ROLLOUTS`. Raises InputError where it cannot be read or does not go with the columns.
+    """
+    condition = Condition(where)
+    there = {*scored.schema.names, *dict(fields(scored.schema))}
+    observed = {} if rollouts is None else _of_rollouts(scored, rollouts)
+    absent = set(condition.names) & set(OF_ROLLOUTS) - there - observed.keys()
+    if absent and rollouts is None:
+        raise InputError(
+            f"--where {where!r}: {scored.folder} has no column {min(absent)!r}; --rollouts PATH adds it."
+        )
+    if both := there & observed.keys() & set(condition.names):
+        raise InputError(
+            f"--where {where!r}: {min(both)} is a column of {scored.folder} and of --rollouts {rollouts}; "
+            "leave --rollouts out, or rename the column in the data."
+        )
+    condition.check(there | observed.keys())
+    columns = {
+        name: observed[name] if name in observed else read_column(scored, name) for name in condition.names
+    }
+    missing = columns["pass_rate"].null_count if "pass_rate" in columns else 0
+    if 2 * missing > len(scored):
+        note(
+            f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. `gaincurate difficulty "
+            "predict` writes gc_difficulty, the failure rate of every row, which --where takes too."
+        )
+    return condition.holds(columns)
+
+
+def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
+    """The columns that a file of pass rates adds, in the order of the set's rows."""
+    policies = pass_rates_of(path, scored=scored)
+    if len(policies) > 1 and any(rates.round is None for rates in policies):
+        has = f"{len(policies)} policies ({', '.join(rates.name for rates in policies)})"
+        raise InputError(f"--rollouts {path} has {has}, and a pass rate is of one; give a file of one.")
+    rates = pooled(policies) if len(policies) > 1 else policies[0]
+    places = pc.index_in(scored.column(ID), value_set=pa.array(rates.ids, pa.string()))
+    samples = rates.wins + rates.losses
+    columns = {"pass_rate": rates.wins / samples, **({"samples": samples} if rates.counted else {})}
+    return {name: pa.chunked_array([pa.array(values)]).take(places) for name, values in columns.items()}
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:

@@ -34,16 +34,20 @@ from gaincurate.core.store import Remote, cache_folder
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
+from gaincurate.schedule.base import Context
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, matching
 from gaincurate.schedule.groups import LEFT_OUT, PromptGroups
 from gaincurate.schedule.observations import (
+    HISTORY,
+    RATES,
     REPLAY,
     Note,
+    build_history,
     calibration_of,
     concentration_of,
     late_outcomes,
+    matching,
     nothing_learnt,
     silent,
     sums_of,

@@ -23,7 +23,6 @@ from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.context import count_history
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
@@ -41,6 +40,7 @@ from gaincurate.schedule.forecast import (
     mixture,
     wasted_groups,
 )
+from gaincurate.schedule.observations import count_history
 from gaincurate.schedule.strategies.posterior import Posterior, PosteriorOptions
 
 

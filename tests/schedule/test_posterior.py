@@ -20,8 +20,7 @@ from scipy import special, stats
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Pool
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.base import Context, Observed, Pool
 from gaincurate.schedule.groups import PromptGroups
 from gaincurate.schedule.strategies.posterior import PRESETS, Posterior, PosteriorOptions, best_labels, law_of
 from gaincurate.trainers.session import RunSession

@@ -130,7 +130,7 @@ def sampled_influences(
 
 @dataclass(frozen=True)
 class Context:
-    """Stands in for `gaincurate.schedule.context.Context`, by the parts that have a meaning here."""
+    """Stands in for `gaincurate.schedule.base.Context`, by the parts that have a meaning here."""
 
     scored: ScoredSet
     taken: Ints

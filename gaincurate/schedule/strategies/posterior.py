@@ -38,9 +38,8 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import beta
 from gaincurate.difficulty.rates import calibrate
 from gaincurate.schedule import base
-from gaincurate.schedule.base import Json, Observed, Pool
+from gaincurate.schedule.base import Context, Json, Observed, Pool
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import check_groups
 
 Aim = Literal["groups", "variance", "thompson"]
