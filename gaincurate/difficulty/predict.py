@@ -187,8 +187,7 @@ def predict(
     Raises:
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
-    check_ids(scored, rates)
-
+    rows_of(scored, rates)  # before anything is fitted: that all are there
     fit = partial(make, method, scored, adapter=adapter, group_column=group_column, columns=columns)
     several = rates.at(np.flatnonzero(rates.wins + rates.losses >= 2)) if rates.counted else rates
     how: Json = {}
@@ -207,41 +206,37 @@ def predict(
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     chosen = rates.at(drawn)
     predictor = fit(chosen, target=target)
-    facts, tables = predictor.facts, scored.tables(predictor.columns)  # one table at a time: memory
-    parts = [(table.column(ID).to_pylist(), predictor.rows(table)) for table in tables]
-    ids = [gc_id for part, _ in parts for gc_id in part]
-    predicted = np.concatenate([np.zeros(0), *(values for _, values in parts)])
-    places = np.asarray(pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)), np.int64)
-    values = predicted.copy()
-    values[places] = rates.observed(target)
-
+    tables = scored.tables(predictor.columns)  # one at a time, for the sake of memory
+    predicted = np.concatenate([np.zeros(0), *(predictor.rows(table) for table in tables)])
+    values, rows = predicted.copy(), rows_of(scored, rates)
+    values[rows] = rates.observed(target)
     named = None
     if method == "rates":  # by the posterior, which also knows what was observed
-        strength = facts["strength"] or UNFITTED
+        strength = predictor.facts["strength"] or UNFITTED
         a = strength * (1 - predicted)
         b = strength - a
-        a[places] += rates.wins
-        b[places] += rates.losses
+        a[rows] += rates.wins
+        b[rows] += rates.losses
         named = buckets(a / (a + b), a + b)
     how_judged: Json = {"counted": rates.counted, "seed": seed, "target": target}
 
-    def quality_of(predicted: Floats, rows: Ints) -> metrics.Quality:
-        return metrics.quality(predicted, rates.wins[rows], rates.losses[rows], **how_judged)
+    def quality_of(predicted: Floats, places: Ints) -> metrics.Quality:
+        return metrics.quality(predicted, rates.wins[places], rates.losses[places], **how_judged)
 
     halves = metrics.quality_of_halves(predictor.halves(seed), chosen.wins, chosen.losses, **how_judged)
     return Prediction(
-        ids,
+        scored.column(ID).to_pylist(),
         values,
         len(rates.ids),
         chosen.ids,
         quality_of(predictor.leave_one_out(), drawn),
         halves,
-        quality_of(predicted[places[rest]], rest) if len(rest) else None,
+        quality_of(predicted[rows[rest]], rest) if len(rest) else None,
         {
             "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
             "meaning": _MEANING[target],
             "method": method,
-            **facts,
+            **predictor.facts,
             "policy": rates.name,
             "outcomes": rates.source,
             "observed": len(rates.ids),
@@ -275,10 +270,10 @@ def qualities(prediction: Prediction) -> Json:
     return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
 
-def check_ids(scored: ScoredSet, rates: PassRates) -> None:
-    """Raise `InputError` where prompts with outcomes are not in the set."""
-    wanted = pa.array(rates.ids, pa.string())
-    present = pc.is_in(wanted, value_set=scored.column(ID).combine_chunks())
-    absent = wanted.filter(pc.invert(present)).to_pylist()
-    if absent:
+def rows_of(scored: ScoredSet, rates: PassRates) -> Ints:
+    """The rows in the set of the prompts with outcomes, `[prompts]`; an `InputError` where one has none."""
+    rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
+    if rows.null_count:
+        absent = [rates.ids[place] for place in np.flatnonzero(rows.is_null())]
         raise strangers(absent, len(rates.ids), f"not in {scored.folder}")
+    return rows.to_numpy().astype(np.int64)

@@ -74,14 +74,14 @@ class Refused:
     reason: str
 
 
-def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
-    """`references` distinct of 0 to `count` - 1, in drawn order: the same for one seed and round, anywhere.
+def draw_references(count: int, references: int, seed: int) -> Ints:
+    """`references` distinct numbers from 0 to `count` - 1 in drawn order: the same for one seed, everywhere.
 
     Raises `InputError` for more than there are.
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
-    return between(keys_of(seed, round_, REFERENCES, count), 0, references)
+    return between(keys_of(seed, 0, REFERENCES, count), 0, references)
 
 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:

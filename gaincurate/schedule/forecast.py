@@ -16,20 +16,18 @@ from typing import Annotated, Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.columns import read_column
 from gaincurate.core.options import READING, Option
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
-from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
-from gaincurate.difficulty.predict import check_ids
+from gaincurate.difficulty.predict import rows_of
 from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -298,10 +296,7 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
         wrong = f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}"
     if wrong:
         raise InputError(f"{wrong}.")
-    check_ids(scored, rates)
-    places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())
-    rows: Ints = places.to_numpy().astype(np.int64)
-    return rows
+    return rows_of(scored, rates)
 
 
 def _sources(

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,6 +37,7 @@ from gaincurate.core.rng import PASSES, Floats, Ints, between, keys_of, largest,
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import beta
+from gaincurate.difficulty.embeddings import evenly_spaced
 from gaincurate.difficulty.rates import calibrate
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Context, Json, Observed, Pool
@@ -238,7 +240,11 @@ class Posterior(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
-        drawn = self._cut(round_) if self.options.draw == "passes" else self._choose(round_)
+        if self.options.draw == "passes":
+            take = partial(self._take, worth=self._worth(slice(None), round_))
+            drawn = self.pool.by_groups(round_, take)
+        else:
+            drawn = self._choose(round_)
         sizes = self._sizes(drawn)
         chances = []
         for size in np.unique(sizes).tolist():
@@ -273,13 +279,8 @@ class Posterior(base.Selector):
         nearness: Floats = -((beta.sample(a, b, numbers) - options.target_pass_rate) ** 2)
         return nearness
 
-    def _cut(self, round_: int) -> Ints:
-        """The next prompts of the passes. Each group of `--stratify` has passes of its own."""
-        worth = self._worth(slice(None), round_)
-        return self.pool.by_groups(round_, lambda group, rows, size: self._take(group, rows, size, worth))
-
     def _take(self, group: int, rows: Ints, size: int, worth: Floats) -> Ints:
-        """The next `size` of the rows of a group, `[size]`, by the worth of all rows."""
+        """The next `size` rows, `[size]`, of a group's own passes over its `rows`; `worth` is of all rows."""
         seed, place, count, worth = self.pool.seed, self._places[group], len(rows), worth[rows]
         stream = 1 if self.pool.strata is None else PASSES + group
         chance = np.clip(worth * worth.sum() / np.maximum((worth**2).sum(), _TINY), self.options.retest, 1)
@@ -371,7 +372,7 @@ class Posterior(base.Selector):
 
 def _noticed(context: Context) -> list[str]:
     """Columns that may be labels: names, whole numbers or booleans of few values, the first of them."""
-    sample = context.scored.take(_evenly(np.arange(len(context.scored)), _SAMPLE))
+    sample = context.scored.take(evenly_spaced(len(context.scored), _SAMPLE))
     names = []
     for name, kind in fields(sample.schema):
         if can_group(kind) and name != ID and not name.startswith("gc_"):
@@ -391,7 +392,7 @@ def _codes_of(context: Context, name: str) -> Ints:
 
 def _as_outcomes(rates: Floats, outcomes: Counts) -> tuple[Counts, list[float]]:
     """Other models' pass rates, recalibrated, as wins and losses of prompts, and the weight of each model."""
-    rows = _evenly(np.flatnonzero(outcomes.sum(0)), _JUDGES)
+    rows = _observed(outcomes, _JUDGES)
     fitted = calibrate(rates, rows, *outcomes[:, rows])
     strength = np.where(np.isnan(fitted.expected), 0.0, fitted.strength)
     expected = np.nan_to_num(fitted.expected)
@@ -434,7 +435,7 @@ def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None 
 
     # Before this run has outcomes, a law has to make those of earlier training likely.
     judged, given = (outcomes, before) if outcomes.any() else (every, np.broadcast_to(base, outcomes.shape))
-    judges = _evenly(np.flatnonzero(judged.sum(0)), _JUDGES)
+    judges = _observed(judged, _JUDGES)
     judged, given = judged[:, judges], given[:, judges]
 
     def likelihoods(pull: float) -> Floats:
@@ -460,7 +461,7 @@ def best_labels(columns: Mapping[str, Ints], outcomes: Counts, prior: float) -> 
         outcomes: `[2, prompts]`.
         prior: wins and losses that every prompt has before it is observed.
     """
-    seen = _evenly(np.flatnonzero(outcomes.sum(0)), _CHOOSERS)
+    seen = _observed(outcomes, _CHOOSERS)
     if len(seen) < _FEWEST:
         return ()
 
@@ -483,6 +484,7 @@ def _crossed(columns: list[Ints], rows: int) -> Ints:
     return labels
 
 
-def _evenly(rows: Ints, most: int) -> Ints:
-    """At most so many of some rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+def _observed(outcomes: Counts, most: int) -> Ints:
+    """The rows with outcomes, or `most` of them, evenly spaced."""
+    rows = np.flatnonzero(outcomes.sum(0))
+    return rows[evenly_spaced(len(rows), most)]
