@@ -418,8 +418,6 @@ def working_on(folder: Path) -> Iterator[None]:
             f"another process is at work on {folder}; wait for it, or stop it and run this again.",
             path=str(folder),
         )
-    try:
+    with os.fdopen(descriptor):
         remove_temporaries(folder)
         yield
-    finally:
-        os.close(descriptor)
