@@ -2,9 +2,9 @@
 
 The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
 oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
-it is now: a policy that learns makes outcomes age, so their forecast is an upper bound. In a simulated set,
-pass rates go with labels, earlier training and other models' rates as far as strategy `posterior` expects by
-these the outcomes of references that it has not seen.
+it is now. A policy that learns makes outcomes outdated, so their forecast is an upper bound. In a simulated
+set, pass rates depend on labels, earlier training and other models' rates to the degree to which these let
+strategy `posterior` predict the outcomes of held-out references.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Grid = npt.NDArray[np.float64]
 GRID: Grid = np.linspace(0.0, 1.0, 201)
 """Pass rates that the mixture is of, 0 and 1 among them."""
 SILENT = 0.2
-"""A prompt hardly teaches where the chance that its group differs is below this. Outcomes of a few rollouts
-cannot tell a much lower chance from none."""
+"""A prompt whose group differs with a lower chance hardly teaches. Outcomes of a few rollouts cannot
+distinguish a much lower chance from none."""
 _RESAMPLES = 200
 _STEPS = np.array([60] + [20, 150] * (_RESAMPLES // 2))
 """Of expectation maximisation, for the estimate and for each resample. Few steps leave a mixture too smooth,
@@ -53,9 +53,9 @@ _GROUPS, _OF_A_GROUP = 8, 32  # groups of references by what is expected of them
 FEWEST = 30
 """Prompts with rollouts that a forecast needs at least."""
 LITTLE_WASTE, NO_WASTE = 1 / 2, 1 / 3
-"""Of uniform's groups. Where less is wasted, exact p (1 - p) gained little in our trainings, or nothing."""
+"""Of uniform's groups: if less is wasted, exact p (1 - p) gained little or nothing in our trainings."""
 WORTH = 1.2
-"""Times uniform's groups that differ per token, below which a choice is not worth advising."""
+"""Groups that differ per token as a multiple of uniform's; below this, a choice is not recommended."""
 
 
 class ForecastConfig(BaseModel):
@@ -109,7 +109,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The share of a strategy's groups that `differ`, and that in `times` of uniform's."""
+    """The share of a strategy's groups that `differ`, and its ratio to uniform's (`times`)."""
 
     strategy: str
     differ: Share
@@ -120,8 +120,9 @@ class Reach:
 class EvidenceSource:
     """Evidence from before a training, and how well it `tells` apart prompts whose groups do not differ.
 
-    Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
-    that do not differ: 1 stands for that of a choice by true pass rates, and 0 for that of all prompts.
+    Take the prompts that it expects to differ least, as large a share as is wasted. `tells` is the share of
+    their groups that do not differ, scaled: 0 is the share of all prompts, 1 that of the prompts which true
+    pass rates would name.
     """
 
     name: str
@@ -302,9 +303,9 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 def _sources(
     view: _View, group: int, wins: Floats, losses: Floats, weights: Grid, seed: int
 ) -> tuple[list[EvidenceSource], Floats]:
-    """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
+    """How well each source separates prompts, and the rank of each row by all sources, `[rows]`, 0 to 1.
 
-    The rows of `view` are the references, then others. `weights` are as of `_mixtures`.
+    The rows of `view` are the references, then others. `weights` are those of `_mixtures`.
     """
     bare = replace(view, history=None, rates=None)
     views = {"labels": bare}
@@ -342,8 +343,8 @@ def _sources(
 def _expected(
     view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """Expected by `posterior` without the outcomes of a fold: of each fold its references, the failure rates
-    `[rows]` and the rollouts that these rest on; then the labels that were noticed last.
+    """What `posterior` expects without the outcomes of a fold: for each fold its references, failure rates
+    `[rows]` and the number of rollouts behind each; and the labels that it noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
     selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)
@@ -378,7 +379,7 @@ def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
 def _simulate(
     config: ForecastConfig, name: str, view: _View, seed: int, rates: Floats, share: float
 ) -> float:
-    """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
+    """The mean chance that a drawn group differs in all rounds of a strategy, as a multiple of uniform's."""
     pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), seed)
     chances = chance_to_differ(rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
