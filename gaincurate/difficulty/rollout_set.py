@@ -149,15 +149,11 @@ class RolloutSet:
         self.manifest: Json = self._files.read_manifest()
 
     def shard(self, index: int) -> pa.Table:
-        """A shard, memory-mapped; an `OutputError` where its file does not match the manifest."""
+        """A shard, memory-mapped. Raises `OutputError` if its file is missing or does not match the manifest."""
         return open_table(self._files.check(self.manifest["shards"][index]))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards, or some columns of them; see `shard`.
-
-        Raises:
-            OutputError: a file is missing or broken, or does not match the manifest.
-        """
+        """The shards, or some columns of them; raises as `shard` does."""
         for index in range(len(self.manifest["shards"])):
             table = self.shard(index)
             yield table if columns is None else table.select(list(columns))

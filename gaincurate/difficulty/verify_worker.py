@@ -159,11 +159,7 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
 
 
 def gold_text(answer: Any) -> str:
-    """The gold answer as text; a `GoldProblem` where it is null, empty, or neither text nor number.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """The gold answer as text. Raises `GoldProblem` if it is null, empty, or neither text nor number."""
     if isinstance(answer, bool | int | float) and answer == answer:  # pandas writes null as NaN
         return str(answer)
     if not isinstance(answer, str):
@@ -178,11 +174,7 @@ def gold_text(answer: Any) -> str:
 
 
 def gold_answer(answer: Any) -> str:
-    """A gold as the bare answer: the box of a solution, or what follows its `####`; see `gold_text`.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """The bare gold answer: the box of a solution, or the text after its `####`; raises as `gold_text` does."""
     text = gold_text(answer)
     answers = given_answers(text)
     return answers[0].text if answers else text

@@ -18,17 +18,8 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from gaincurate.core import files
 from gaincurate.core.artifact import EXECUTION, Json
-from gaincurate.core.files import (
-    append_lines,
-    digest_bytes,
-    digest_file,
-    digest_json,
-    drop_half_line,
-    log_lines,
-    reading,
-    too_long,
-)
 from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular, read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.core.scored_set import ScoredSet
@@ -120,7 +111,7 @@ def weight_names(folder: Path) -> list[str] | None:
         return ["model.safetensors"]
     try:
         names = sorted(set(json_file(folder / INDEX)["weight_map"].values()))
-        plain = all(name == Path(name).name and not too_long(Path(name)) for name in names)
+        plain = all(name == Path(name).name and not files.too_long(Path(name)) for name in names)
         return names if names and plain else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -153,8 +144,8 @@ def _weights(folder: Path) -> list[Path]:
 
 def weights_of(folder: str) -> list[list[object]]:
     """Name, size and time of each weight file, which distinguish it from a later checkpoint in the folder."""
-    files = sorted(_weights(Path(folder)))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    paths = sorted(_weights(Path(folder)))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
 def _age(folder: Path) -> tuple[int, int]:
@@ -228,13 +219,13 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
         return None
     kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
     weights = wanted.get("weights")
-    try:  # finding runs nothing of the files, so pickled weights are of no danger here
+    try:  # this runs no file of the model, so pickled weights are no danger here
         if kind == "hub":
             revision = wanted.get("revision")
             pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
-            files = hub_model(pinned, allow_pickle=True)
+            model = hub_model(pinned, allow_pickle=True)
         else:
-            files = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
+            model = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
     except (ImportError, GaincurateError) as error:
         why = str(error)
         if kind != "local":
@@ -245,9 +236,9 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
             return str(name)
     else:
         # The set's identity may have the hash with or without the code of the repository.
-        for each in (files, replace(files, trust_remote_code=True)):
+        for each in (model, replace(model, trust_remote_code=True)):
             if weights is None or each.fingerprint()["weights"] == weights:
-                return str(files.weights[0] if files.gguf else files.folder)
+                return str(model.weights[0] if model.gguf else model.folder)
         why = "its weights have another hash than those in the set's identity."
     raise ModelError(
         f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
@@ -258,7 +249,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 
 def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
-    places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
+    places = [entry["place"] for entry in files.log_lines(folder / EXECUTION) if "place" in entry]
     return places[-1] if places else None
 
 
@@ -269,11 +260,11 @@ def saved_place(run: Run, step: int) -> Json:
     lines = _whole_lines(run, round_)
     return {
         "format": _PLACE_FORMAT,
-        "run": digest_json(run.facts),
+        "run": files.digest_json(run.facts),
         "round": round_,
         "step": step,
-        "plan": digest_file(run.round_folder(round_) / PLAN),
-        "outcomes": {"bytes": len(lines), "hash": digest_bytes(lines)},
+        "plan": files.digest_file(run.round_folder(round_) / PLAN),
+        "outcomes": {"bytes": len(lines), "hash": files.digest_bytes(lines)},
         "state": state,
     }
 
@@ -286,7 +277,7 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     """
     if saved["format"] != _PLACE_FORMAT:
         raise OutputError(f"{where} has format {saved['format']}, this version reads {_PLACE_FORMAT}.")
-    if saved["run"] != digest_json(run.facts):
+    if saved["run"] != files.digest_json(run.facts):
         other = f"was saved with another run than {run.folder}"
         raise OutputError(f"{where} {other}; give the run that this training began with.")
     round_ = saved["round"]
@@ -300,9 +291,9 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     lines, size = _whole_lines(run, round_), saved["outcomes"]["bytes"]
     if not plan.exists():
         undone = f"round {round_} was set aside in undone/"
-    elif digest_file(plan) != saved["plan"]:
+    elif files.digest_file(plan) != saved["plan"]:
         undone = f"round {round_} was planned again since"
-    elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
+    elif files.digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
         undone = f"round {round_} was trained again since"
     elif (step := earliest_return(lines[size:])) is not None and step < saved["step"]:
         undone = f"training went back to step {step} since, before its step {saved['step']}"
@@ -314,7 +305,7 @@ def check_place(run: Run, saved: Json, where: str) -> None:
 def _whole_lines(run: Run, round_: int) -> bytes:
     """The whole lines of a round's outcomes."""
     path = run.outcomes(round_)
-    with reading(path):
+    with files.reading(path):
         data = read_bytes(path) if path.exists() else b""
     return data[: data.rfind(b"\n") + 1]
 
@@ -344,8 +335,8 @@ def return_to(run: Run, saved: Json, where: str) -> int:
 def take_back(run: Run, round_: int, step: int) -> None:
     """Take back a round's outcomes after a step and the next round's references; drop a half line."""
     forget_references(run, round_ + 1)
-    if drop_half_line(run.outcomes(round_)):
-        append_lines(run.outcomes(round_), [{"resume_from_step": step}])
+    if files.drop_half_line(run.outcomes(round_)):
+        files.append_lines(run.outcomes(round_), [{"resume_from_step": step}])
 
 
 def forget_references(run: Run, round_: int) -> None:
@@ -366,14 +357,14 @@ def forget_training(run: Run, round_: int) -> None:
     """Forget the newest round's training; its outcomes are kept under another name."""
     if run.outcomes(round_).exists():
         _set_aside(run.outcomes(round_), run.round_folder(round_) / "outcomes-{}.jsonl")
-    with reading(run.round_folder(round_), "write"):
+    with files.reading(run.round_folder(round_), "write"):
         (run.round_folder(round_) / TRAINED).unlink(missing_ok=True)
     forget_references(run, round_ + 1)
 
 
 def _set_aside(source: Path, goal: Path) -> None:
     """Rename a file or folder to `goal`, with the first free number for the braces in its name."""
-    with reading(goal.parent, "write"):
+    with files.reading(goal.parent, "write"):
         goal.parent.mkdir(exist_ok=True)
         names = (goal.with_name(goal.name.format(number)) for number in count(1))
         source.rename(next(name for name in names if not name.exists()))

@@ -33,26 +33,12 @@ from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base, groups
+from gaincurate.schedule import base, groups, observations
 from gaincurate.schedule.base import Context
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
 from gaincurate.schedule.groups import LEFT_OUT, PromptGroups
-from gaincurate.schedule.observations import (
-    HISTORY,
-    RATES,
-    REPLAY,
-    Note,
-    build_history,
-    calibration_of,
-    concentration_of,
-    late_outcomes,
-    matching,
-    nothing_learnt,
-    silent,
-    sums_of,
-    take_outcomes,
-)
+from gaincurate.schedule.observations import HISTORY, RATES, REPLAY, Note, silent
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 
@@ -91,7 +77,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             note(f"{missing:,} rows have no {by}; they come last")
         matches = None
         if config.where is not None:
-            matches, unknown = matching(scored, config.where, config.rollouts, note)
+            matches, unknown = observations.matching(scored, config.where, config.rollouts, note)
             counts = f"{matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
             if matches.sum() < config.budget:
                 few = f"holds for {counts}, and a round has {config.budget:,}"
@@ -100,7 +86,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
         if config.history:
-            build_history(folder / HISTORY, scored, config, note)
+            observations.build_history(folder / HISTORY, scored, config, note)
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         # Paths are absolute from here on.
@@ -211,8 +197,8 @@ def _observe(
     """
     round_, plan = state["round"], run.plan(state["round"])
     run.settle_order(state["order"])
-    outcomes = take_outcomes(run, round_, note)
-    late, taken = late_outcomes(run, state, outcomes)
+    outcomes = observations.take_outcomes(run, round_, note)
+    late, taken = observations.late_outcomes(run, state, outcomes)
     selector, changes, drift = selector_of(run, state), Json(), None
     if run.rescores_after(round_):
         if checkpoint is None:
@@ -228,10 +214,10 @@ def _observe(
     state = state | changes | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
-    concentration, source, over = concentration_of(run, state["scores"], plan)
+    concentration, source, over = observations.concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
     tallies = list(outcomes.tallies.values())
-    wins, losses = sums_of(tallies)
+    wins, losses = observations.sums_of(tallies)
     tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
     rows, angle = np.asarray(state["rows"], np.int64), concentration or 0.0
     selector.observe(base.Observed(round_, rows, wins, losses, outcomes.accuracy, angle, late, tokens))
@@ -249,10 +235,10 @@ def _observe(
         "completion_tokens": outcomes.tokens,
         "rescored": changes.get("scores"),
         "drift": drift,
-        **(calibration_of(plan, tallies) if "predicted" in plan else {}),
+        **(observations.calibration_of(plan, tallies) if "predicted" in plan else {}),
     }
     share, share_before = (each.get("effective") or 0 for each in (inputs, plan["inputs"]))
-    if (why := nothing_learnt(run, inputs)) is not None:
+    if (why := observations.nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
     elif 0 < share < 0.5 and not 0 < share_before < 0.5:  # once, when it begins; 0 may be groups of one
         note(f"in round {round_}, {REPLAY}")

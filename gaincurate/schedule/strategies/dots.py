@@ -27,16 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
+from gaincurate.core import files
 from gaincurate.core.arrow import parquet_head, read_parquet
 from gaincurate.core.artifact import MANIFEST, broken
-from gaincurate.core.files import (
-    digest_file,
-    digest_json,
-    json_lines,
-    make_folder,
-    remove_temporaries,
-    write_json,
-)
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.options import DOTS, Option, checked, json_object
 from gaincurate.core.outcomes import Rules
@@ -296,8 +289,8 @@ class _References:
         self.context, self.options, self.folder = context, options, run.references_folder(round_)
         table, self.seed = run.scored.take(rows), seed_of(run.config.seed, round_)
         self.ids: list[str] = table.column(ID).to_pylist()
-        make_folder(self.folder)
-        remove_temporaries(self.folder)
+        files.make_folder(self.folder)
+        files.remove_temporaries(self.folder)
         if not (self.folder / IDS).exists():
             write_rows(self.folder / DATA, run.shown(table))
             write_sealed(self.folder / IDS, {"round": round_, "seed": self.seed, "ids": self.ids})
@@ -334,7 +327,7 @@ class _References:
             "server": server,
             "checkpoint": checkpoint if server is None else None,
             "weights": weights,
-            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
+            "behind": files.digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
         }
         # Weights say enough: outcomes may have been taken back and reported again since. Without them, a
         # trainer may have deleted a checkpoint that was rolled out with.
@@ -355,7 +348,7 @@ class _References:
                     why = f"the checkpoint of round {round_ - 1} cannot be used: {why}."
                     raise InputError(why, path=checkpoint)
             context.note(f"round {round_}: rolling out {len(self.ids):,} references with {name}")
-            write_json(self.folder / _OPTIONS, options)
+            files.write_json(self.folder / _OPTIONS, options)
             words = ["difficulty", "rollout", str(run.scored.folder.resolve()), "--out", str(rollouts)]
             words += ["--model" if server is None else "--server", name, "--seed", str(self.seed)]
             words += ["--reference", str(len(self.ids)), "--config", str(self.folder / _OPTIONS)]
@@ -410,11 +403,11 @@ class _References:
         place, ids = _place_of(self.context.run, path), set(rates.ids)
         rows: list[Json] = []
         if path.suffix == ".jsonl":
-            rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
+            rows = [line for _, line in files.json_lines(path) if line is not None and line.get(ID) in ids]
         elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
             rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
         tokens = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
-        hash_ = digest_file(path) if path.is_file() else None
+        hash_ = files.digest_file(path) if path.is_file() else None
         return {
             "rollouts": round(float((rates.wins + rates.losses).sum())) if rates.counted else None,
             "completion_tokens": sum(tokens) if tokens else None,
@@ -432,7 +425,7 @@ class _References:
             sums["rollouts"] += len(rows)
             sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
             sums["unjudged"] += rows.column("reward").null_count
-        hash_ = digest_json(rollouts.manifest["shards"])
+        hash_ = files.digest_json(rollouts.manifest["shards"])
         policy = rollouts.manifest["identity"].get("engine", {}).get("model")
         place = _place_of(self.context.run, folder)
         return {**sums, "policy": policy, "outcomes": {"file": place, "hash": hash_}}

@@ -150,11 +150,7 @@ class PosteriorOptions(base.Options):
         return [] if self.labels in (AUTO, NO_LABELS) else names_of(self.labels)
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """Check that the set has the labels.
-
-        Raises:
-            InputError: it lacks one.
-        """
+        """Raise InputError if the set lacks a label."""
         for name in self.columns:
             check_groups(scored, name, f"labels = {self.labels}")
 
