@@ -149,7 +149,7 @@ class RolloutSet:
         self.manifest: Json = self._files.read_manifest()
 
     def shard(self, index: int) -> pa.Table:
-        """A shard, memory-mapped. Raises `OutputError` if its file is missing or does not match the manifest."""
+        """A shard, memory-mapped. Raises `OutputError` if its file is missing or not as in the manifest."""
         return open_table(self._files.check(self.manifest["shards"][index]))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

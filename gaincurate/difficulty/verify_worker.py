@@ -174,7 +174,7 @@ def gold_text(answer: Any) -> str:
 
 
 def gold_answer(answer: Any) -> str:
-    """The bare gold answer: the box of a solution, or the text after its `####`; raises as `gold_text` does."""
+    """The bare gold answer: the box of a solution, or the text after its `####`; raises as `gold_text`."""
     text = gold_text(answer)
     answers = given_answers(text)
     return answers[0].text if answers else text
