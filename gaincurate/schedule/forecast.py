@@ -251,7 +251,11 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
     groups = np.searchsorted(borders, places, "right")
     of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
     mixtures = np.stack(of_groups, 1)[1:]  # [resamples, groups, grid]
-    true_rates = [_world(seed + i, groups, mixtures[i]) for i in range(worlds)]
+    true_rates: list[Floats] = []  # of each simulated set's rows, from the mixture of their group
+    for world in range(worlds):
+        cumulated = mixtures[world].cumsum(1)[groups]
+        below = uniforms(seed + world, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
+        true_rates.append(GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
 
     def reach(name: str, shares: Floats) -> Reach:
         return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
@@ -366,14 +370,6 @@ def _between(values: Floats) -> tuple[Floats, Floats]:
     ascending = np.sort(values)
     below, upto = (np.searchsorted(ascending, values, side) for side in ("left", "right"))
     return below / len(values), upto / len(values)
-
-
-def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
-    """True pass rates of a simulated set's rows, from the mixture of their group, `[groups, grid]`."""
-    cumulated = mixtures.cumsum(1)[groups]
-    below = uniforms(seed, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
-    rates: Floats = GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)]
-    return rates
 
 
 def _simulate(

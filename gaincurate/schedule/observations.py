@@ -256,10 +256,9 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     for line in fresh:
         if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
+    rows_of = {r: dict(zip(run.ids(r), run.rows(r), strict=True)) for r in {round_ for round_, _ in late}}
     keys = sorted(late)
-    rounds = {round_ for round_, _ in keys}
-    places = {round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in rounds}
-    rows = np.array([places[round_][gc_id] for round_, gc_id in keys], np.int64)
+    rows = np.array([rows_of[round_][gc_id] for round_, gc_id in keys], np.int64)
     return (rows, *sums_of([late[key] for key in keys])), taken
 
 
