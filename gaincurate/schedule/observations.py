@@ -55,7 +55,7 @@ REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
-"""Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
+"""Advice if less than half of the groups differ; docs/studies/lean measures what replay gains and costs."""
 HISTORY, RATES = "history.arrow", "rates.arrow"
 OF_ROLLOUTS = ("pass_rate", "samples")
 """The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
@@ -79,7 +79,7 @@ def logged(text: str) -> None:
 
 
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
-    """A round's outcomes; raises OutcomeError where they cannot be used."""
+    """A round's outcomes. Raises OutcomeError if they cannot be used."""
     path = run.outcomes(round_)
     outcomes = read_outcomes(path, round_, run.ids, run.rules)
     if outcomes.cut:
@@ -92,9 +92,9 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
 
 
 def nothing_learnt(run: Run, inputs: Json) -> str | None:
-    """A sentence with likely causes where no group of a round had rewards that differ; None elsewhere.
+    """A sentence with likely causes if no group of a round had rewards that differ, else None.
 
-    Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
+    Groups of a single rollout may be a trainer's choice, so they only count if all prompts got one reward.
     `inputs` are those of the next plan, or of the run's last state.
     """
     wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
@@ -110,7 +110,7 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
 
 
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
-    """Outcomes that a program reports, each with its round, by default the newest.
+    """The outcomes that a program reports, each with its round, by default the newest.
 
     Raises OutcomeError for a line that the run cannot use.
     """
@@ -142,10 +142,10 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
 def pass_rates_of(
     path: Path, rules: Rules | None = None, *, scored: ScoredSet | None = None
 ) -> list[PassRates]:
-    """Every policy in a file, a folder of tables, or a run, where each round is one.
+    """Pass rates of every policy in a file, a folder of tables, or a run, in which each round is a policy.
 
-    `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
-    NeMo Gym's rollouts get their ids. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
+    `rules` has the range of rewards, by default the run's, else 0 to 1. `scored`, the set of the prompts,
+    gives ids to rollouts of NeMo Gym. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
     """
     if not (path / RUN).exists():
         return read_pass_rates(path, rules, scored=scored)
@@ -166,8 +166,8 @@ def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: N
 def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
     """Wins and losses of each prompt in runs, rollout sets and other outcomes, `[2, N]`.
 
-    Runs have a range of rewards, `rewards` is that of the others. Raises InputError for a file that is no
-    outcomes, or that has no prompt of the set.
+    A run has a range of rewards; `rewards` is that of the others. Raises InputError for a file without
+    outcomes or without a prompt of the set.
     """
     counts, ids = np.zeros((2, len(scored))), scored.column(ID)
     for source in paths:
@@ -192,8 +192,8 @@ def matching(
 ) -> tuple[Mask, Mask]:
     """For which rows a condition (see `core.where`) is true, and for which a value is missing, `[rows]` each.
 
-    A condition sees source, score and computed columns, and with `rollouts`, a rollout set or another file of
-    pass rates, `OF_ROLLOUTS`. Raises InputError where it cannot be read or does not go with the columns.
+    A condition can use source, score and computed columns, and with `rollouts`, a rollout set or another file
+    of pass rates, `OF_ROLLOUTS`. Raises InputError if it cannot be parsed or does not fit the columns.
     """
     condition = Condition(where)
     there = {*scored.schema.names, *dict(fields(scored.schema))}
@@ -235,9 +235,9 @@ def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
-    """Late outcomes of earlier rounds, from this round's file or appended to theirs.
+    """Late outcomes of earlier rounds, from this round's file or appended to their own files.
 
-    Returns rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+    Returns rows, wins and losses, `[prompts]` each, and the sizes up to which each file was read.
     """
     before: dict[str, int] = state["taken"]
     taken, fresh = {**before, str(state["round"]): outcomes.size}, list[Line]()
@@ -265,9 +265,9 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
 def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
     """C_t: the mean `gc_angle` of a round's prompts in the named set, if it has nearly all of them.
 
-    A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
-    lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
-    Returns the mean (None where no prompt has an angle), the set's name, and the number of prompts with one.
+    A window that was scored some rounds ago may lack a few prompts, drawn from a tail; the mean leaves them
+    out. If it lacks more than a tenth, the mean is that of the set that the run began with, as in the plan.
+    Returns the mean (None if no prompt has an angle), the set's name, and the number of prompts in the mean.
     """
     if name != BASE:
         scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
@@ -279,8 +279,8 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 
 
 def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
-    """Figures of a round's predictions. Where the plan says what they rest on, `expected_effective` is the
-    expected share of groups that differ at the sizes that came.
+    """Figures of a round's predictions. If the plan has the rollouts behind them, `expected_effective` is the
+    expected share of groups that differ, for the group sizes that came back.
     """
     predicted, wins, losses = judged(plan, tallies)
     metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
@@ -297,14 +297,14 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
 
 
 def carried(wins: Floats, losses: Floats) -> float | None:
-    """The mean p (1 - p) of prompts as it was observed; None where none has two rollouts."""
+    """The mean observed p (1 - p) of prompts; None if none has two rollouts."""
     variances = pass_variance(wins, losses)
     variances = variances[np.isfinite(variances)]
     return float(variances.mean()) if len(variances) else None
 
 
 def target_of(plan: Json) -> Target:
-    """The target of a plan's predictions; a user's strategy predicts failure rates."""
+    """The target of a plan's predictions; a user's strategy always predicts failure rates."""
     references: Json = plan.get("references") or {}
     target = references.get("target") or plan["params"].get("target")
     return "variance" if target == "variance" else "difficulty"
@@ -317,7 +317,7 @@ def sums_of(tallies: Sequence[Tally]) -> tuple[Floats, Floats]:
 
 
 def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
-    """Predictions, wins and losses of the prompts of which something could be judged."""
+    """Predictions, wins and losses of the prompts that have a judged rollout."""
     wins, losses = sums_of(tallies)
     here = wins + losses > 0
     return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], losses[here]
@@ -326,9 +326,9 @@ def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats
 def status(run: Run) -> Json:
     """The state of a run, and every round so far, as plain values.
 
-    `rounds` says of each round what it was drawn with, what came back and how long it took. `seconds_left`
-    goes by the last rounds. `waiting` is what the newest round has so far, and `last_line` the end of its
-    trainer's log. `difficulty` has references and predictions.
+    `rounds` has for each round its draw, its outcomes and its time. `seconds_left` is extrapolated from the
+    last rounds. `waiting` has the newest round's outcomes so far, and `last_line` is the end of its trainer's
+    log. `difficulty` has references and predictions.
     """
     state, config = run.state, run.config
     finished, newest = state["finished"], state["round"]
@@ -393,7 +393,7 @@ def status(run: Run) -> Json:
 
 
 def _waiting(run: Run, round_: int) -> Json:
-    """The outcomes of the newest round so far; a problem in the file is reported, not raised."""
+    """The outcomes of the newest round so far; a problem in the file is part of the result, not an error."""
     path = run.outcomes(round_)
     facts: Json = {"round": round_, "prompts": 0, "of": run.config.budget, "accuracy": None, "problem": None}
     if path.exists():
@@ -409,10 +409,10 @@ def _waiting(run: Run, round_: int) -> Json:
 def _difficulty(
     run: Run, plans: list[Json], came: list[Json], finished: bool, seconds: Mapping[tuple[str, int], float]
 ) -> Json | None:
-    """References and their cost, round by round, and how well predictions did.
+    """References and their cost, round by round, and the quality of predictions.
 
-    Drawn prompts were all predicted near the target, so a correlation over them says little of the predictor.
-    References are a random sample, predicted from each other, or one half from the other.
+    All drawn prompts were predicted near the target, so a correlation over them says little about the
+    predictor. References are a random sample, predicted from each other, or one half from the other.
     """
     params, newest = run.facts["params"], len(plans) - 1
     # By the run's files: a user's strategy may not be importable where a run is only looked at.

@@ -7,9 +7,9 @@ and P(q) is proportional to exp(v_q / tau). With `auto` the references of round 
 for the whole run. d is the failure rate everywhere: 1 where every rollout fails.
 
 Outcomes of references come from a rollout set or from a file that a user writes. Both are written in one
-form, so a prediction does not depend on their source. Rollouts are made by `gaincurate difficulty rollout`
-in a separate process, which frees the device for the trainer afterwards and resumes after a kill. A
-prediction is cheap and is made again after a kill.
+form, so a prediction does not depend on their source. `gaincurate difficulty rollout` makes the rollouts in a
+separate process, which frees the device for the trainer afterwards and resumes after a kill. A prediction is
+cheap and is made again after a kill.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ class DotsOptions(base.Options):
         )
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that references can be observed, and the others predicted, for every round.
+        """Check that references can be observed, and the other prompts predicted, in every round.
 
         Raises:
-            InputError: the set lacks what that needs, or a package does.
+            InputError: the set lacks prompts, embeddings, answers or the group column, or an option is wrong.
         """
         budget, rows = self.round_size(config.budget), len(scored)
         if self.references + budget > rows:
@@ -262,10 +262,10 @@ class Dots(base.Selector):
 
 
 def see_live(run: Run, checkpoints: bool) -> None:
-    """See that a trainer can follow a run in one long process.
+    """Raise InputError if a trainer cannot follow a run in one long process.
 
-    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end. Raises
-    InputError where references are observed in a way that such a trainer has no part in.
+    It cannot if it does not take part in the observation of references. With `checkpoints` the trainer saves
+    its policy at the end of every round.
     """
     rollout = run.config.options.get("rollout")
     observed_live = rollout is not None and (checkpoints or "server" in rollout)
@@ -280,8 +280,8 @@ def see_live(run: Run, checkpoints: bool) -> None:
 
 
 class _References:
-    """A round's references, whose rows it writes: their `ids`, the folder with all about them, and the seed
-    with which `gaincurate difficulty rollout` draws the same ones.
+    """A round's references: their `ids`, the folder with their rows and outcomes, and the seed with which
+    `gaincurate difficulty rollout` draws the same ones.
     """
 
     def __init__(self, context: Context, rows: Ints, options: DotsOptions) -> None:
@@ -296,7 +296,7 @@ class _References:
             write_sealed(self.folder / IDS, {"round": round_, "seed": self.seed, "ids": self.ids})
 
     def needed(self) -> NotReadyError:
-        """The sentence for outcomes that are not there."""
+        """The error for missing outcomes, which says where to write them."""
         run, round_, given = self.context.run, self.context.round, self.folder / GIVEN
         policy = f"policy as round {round_ - 1} left it" if round_ else "model that training begins with"
         again = f"`gaincurate schedule next {shlex.quote(str(run.folder))}"
@@ -312,7 +312,7 @@ class _References:
         )
 
     def roll_out(self, options: Json) -> None:
-        """Have the references rolled out, unless the set of this very policy is there."""
+        """Roll out the references, unless the rollout set of this policy exists."""
         context, checkpoint, server = self.context, self.context.checkpoint, options.get("server")
         if checkpoint is None and server is None:
             raise InputError(
@@ -482,6 +482,6 @@ class _References:
 
 
 def _place_of(run: Run, path: Path) -> str:
-    """A path as a plan names it: in the run's folder by its place there, else whole."""
+    """A path as a plan names it: relative if it is in the run's folder, else absolute."""
     path, folder = path.absolute(), run.folder.absolute()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
