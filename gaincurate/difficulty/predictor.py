@@ -1,8 +1,8 @@
 """The adapter and the calibration of DOTS (arXiv 2506.05316, section 3): module, training, and folder.
 
-Where the paper and the released code of its authors differ, this is the paper. Weights are safetensors only,
-because pickled ones run code when they are read. Prompts are held out for all policies alike, so that no
-policy shows the adapter what another is tested on.
+Where the paper and the code released by its authors differ, this module follows the paper. Weights are
+safetensors only, because pickled ones run code when they are read. The same prompts are held out for all
+policies, so that no policy shows the adapter what another is tested on.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class DifficultyPredictor(nn.Module):
 
         The mean of `failures` under softmax(q . r / sqrt(hidden)) is calibrated: the logit of d is
         w * logit(mean) + b, where w and b come from the mean and the population standard deviation of the
-        references that a query may use: those that `seen` `[queries, K]` says, None for all.
+        references that a query may use: `seen` `[queries, K]`, None for all.
         """
         seen = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
         scores = queries @ references.T / math.sqrt(queries.shape[-1])  # [queries, K]
@@ -125,9 +125,9 @@ class Adapter:
 
 
 def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, how: Json) -> Adapter:
-    """Write the folder; the configuration goes last, and names the weights' hash.
+    """Write the folder; the configuration goes last, and has the weights' hash.
 
-    Raises `OutputError` where the folder holds something else, `StorageError` where the file system refuses.
+    Raises `OutputError` if the folder holds something else, `StorageError` if the file system refuses.
     """
     refuse_other_folder(folder)
     make_folder(folder)
@@ -140,7 +140,7 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raise `OutputError` unless a folder is new, empty or an adapter's, before anything is spent."""
+    """Raise `OutputError` unless a folder is new, empty or an adapter's."""
     if not folder.exists():
         return
     ours = {WEIGHTS, CONFIG}
@@ -151,7 +151,7 @@ def refuse_other_folder(folder: Path) -> None:
 def load_adapter(folder: Path) -> Adapter:
     """Read a fitted predictor.
 
-    Raises `InputError` for no adapter, another format or damage, `StorageError` where it cannot be read.
+    Raises `InputError` for no adapter, another format or damage, `StorageError` if it cannot be read.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
@@ -177,9 +177,9 @@ def load_adapter(folder: Path) -> Adapter:
 
 
 class ByAdapter:
-    """`adapter`: the trained attention and calibration, which are for failure rates.
+    """`adapter`: the trained attention and calibration, which predict failure rates.
 
-    Raises `InputError` where the set has embeddings of another model than the adapter was fitted on.
+    Raises `InputError` if the set has embeddings of another model than the adapter was fitted on.
     """
 
     def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
@@ -210,7 +210,7 @@ class ByAdapter:
 def by_references(
     predictor: DifficultyPredictor, references: Matrix, failures: Floats
 ) -> Callable[[Matrix], Floats]:
-    """Gives failure rates, `[rows]`, for embeddings `[rows, width]` from those of references `[K, width]`."""
+    """A function of embeddings `[rows, width]` to failure rates `[rows]`, from references `[K, width]`."""
     observed = torch.from_numpy(failures).float()
     with torch.inference_mode():
         adapted = predictor.encode(torch.from_numpy(references))
@@ -296,15 +296,15 @@ def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
 
 
 def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[tuple[int, Ints, Ints]]]:
-    """An epoch's batches: every policy's every prompt is a query once, in random order.
+    """An epoch's batches, in which every prompt of every policy is a query once, in random order.
 
-    A policy's references are the first K of a new random order of all prompts that it has observed and is not
-    asked about in this batch; where there are fewer, all of those. A batch has for each policy in it the
-    policy's number, and the places of queries and of references among its prompts.
+    A policy's references are the first K, or all if there are fewer, of a new random order of its observed
+    prompts that are not queries of this batch. A batch has for each policy in it the policy's number, and the
+    places of queries and of references among its prompts.
     """
     owner = np.concatenate([np.full(len(policy.rows), i) for i, policy in enumerate(policies)])
     place = np.concatenate([np.arange(len(policy.rows)) for policy in policies])
-    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
+    # References are no queries of the batch, so it has at most a quarter of a small set as queries.
     size = min(recipe.batch, max(1, len(owner) // 4))
     highest = max(int(policy.rows.max()) for policy in policies)
     order = permutation(recipe.seed, epoch, _DRAWS, len(owner))

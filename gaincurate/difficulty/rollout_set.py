@@ -1,7 +1,7 @@
 """The rollout set: Arrow shards of completions and rewards, and what is read from them.
 
-A folder with the guarantees of a scored set, see `Artifact`. Rollouts are rows and not lists per prompt, so
-that a prompt may have any number of them and a reader can take the columns it needs.
+A folder with the guarantees of a scored set, see `Artifact`. Rollouts are rows, not lists per prompt, so that
+a prompt may have any number of them and a reader can take the columns that it needs.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected
 
 
 def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite: bool) -> set[int] | None:
-    """The shards that an earlier run of the same identity wrote; None where the set is to be begun.
+    """The shards that an earlier run of the same identity wrote; None if the set is to be begun.
 
-    Raises `OutputError` where the folder holds rollouts of another identity, or a damaged shard.
+    Raises `OutputError` if the folder holds rollouts of another identity, or a damaged shard.
     """
     remove_temporaries(artifact.folder)
     begun = artifact.read_identity(damaged=overwrite)
@@ -112,9 +112,9 @@ def shards_to_make(
     progress: Progress,
     **shown: str,
 ) -> Iterator[int]:
-    """Begin the set, or open it again; give the shards to make, and finish the set after the last of them.
+    """Begin the set, or open it again; yield the shards to make, and finish the set after the last of them.
 
-    `written` is from `written_shards`. `sizes` are what `progress` counts, with the words in `shown`.
+    `written` is the result of `written_shards`. `progress` counts `sizes`, and shows the words in `shown`.
     """
     if written is None:
         artifact.remove()
@@ -129,7 +129,7 @@ def shards_to_make(
 
 
 def is_rollout_set(path: Path) -> bool:
-    """Whether a folder is one, finished or not."""
+    """Whether a folder is a rollout set, finished or not."""
     for name in (MANIFEST, IDENTITY):
         with suppress(OSError, ValueError, AttributeError):
             if json_file(path / name).get("kind") == KIND:
@@ -162,12 +162,12 @@ class RolloutSet:
 def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """Each prompt's wins and losses: `gc_id`, `wins`, `losses` (float64), `samples` (int64).
 
-    A reward counts as that much of a win. `samples` are those that were judged; a prompt with none of them is
-    there with 0.
+    A reward counts as that share of a win. `samples` is the number of judged rollouts, 0 for a prompt without
+    any.
 
     Args:
         folder: a finished rollout set.
-        success: the reward from which on a rollout is a win, and a loss below.
+        success: a rollout with at least this reward is a win, any other a loss. Default: by its reward.
 
     Raises:
         OutputError: no finished rollout set.
