@@ -144,8 +144,8 @@ def _weights(folder: Path) -> list[Path]:
 
 def weights_of(folder: str) -> list[list[object]]:
     """Name, size and time of each weight file, which distinguish it from a later checkpoint in the folder."""
-    paths = sorted(_weights(Path(folder)))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    weights = sorted(_weights(Path(folder)))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights]
 
 
 def _age(folder: Path) -> tuple[int, int]:

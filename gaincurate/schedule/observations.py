@@ -247,8 +247,10 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
             _, new, taken[name] = split_lines(path, since, int(name), run.ids, run.rules)
             fresh += new
     fresh += outcomes.earlier
+    if not fresh:
+        return (np.zeros(0, np.int64), np.zeros(0), np.zeros(0)), taken
     taken_before: set[Key] = set()  # whatever file they are in
-    for round_ in range(min((line.round for line in fresh), default=state["round"]), state["round"]):
+    for round_ in range(min(line.round for line in fresh), state["round"]):
         path, size = run.outcomes(round_), before[str(round_)]
         for line in split_lines(path, size, round_, run.ids, run.rules)[0]:
             line.is_new(taken_before)

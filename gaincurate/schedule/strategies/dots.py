@@ -199,17 +199,15 @@ class Dots(base.Selector):
         of the references and the run cannot make them (yet), OutcomeError where they cannot be used.
         """
         rows, options, path = self.references(context.round), self.options, context.reference_outcomes
-        references, made_here = _References(context, rows, options), False
-        if path is None:
-            path = references.folder / GIVEN
-            if context.opening or not path.exists():
-                if options.rollout is None:
-                    raise references.needed()
-                if context.opening:
-                    why = f"round {context.round} is planned once its references are rolled out."
-                    raise NotReadyError(why)
-                references.roll_out(options.rollout)
-                path, made_here = references.folder / _ROLLOUTS, True
+        references = _References(context, rows, options)
+        made_here = path is None and (context.opening or not (references.folder / GIVEN).exists())
+        if made_here:
+            if options.rollout is None:
+                raise references.needed()
+            if context.opening:
+                raise NotReadyError(f"round {context.round} is planned once its references are rolled out.")
+            references.roll_out(options.rollout)
+        path = path or references.folder / (_ROLLOUTS if made_here else GIVEN)
         rates, counts, rollouts = references.read(path, made_here=made_here)
         prediction = references.predict(self._aim)
         self._aim = prediction.target
