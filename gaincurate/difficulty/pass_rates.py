@@ -195,8 +195,8 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     both = (table, scored)
     if not all(prompt in each.schema.names and is_text(each.schema.field(prompt).type) for each in both):
         return table
-    texts, known = (as_texts(each.column(prompt)) for each in both)
-    places = pc.index_in(texts, value_set=known.combine_chunks())
+    texts, prompts = (as_texts(each.column(prompt)) for each in both)
+    places = pc.index_in(texts, value_set=prompts.combine_chunks())
     table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
@@ -344,7 +344,7 @@ def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
     """The id and reward of each judged rollout whose prompt is in a scored set."""
     ids = scored.column(ID).to_pylist()
     # Where the set has each row of its source, an index means a row.
-    known, whole, first = set(ids), not scored.manifest.get("rejected"), 0
+    ids_of_set, whole, first = set(ids), not scored.manifest.get("rejected"), 0
     places: dict[str, list[int]] = {}
     for table in scored.tables():
         for bare in (True, False):  # NeMo Gym was given the source's rows, or exported ones
@@ -356,7 +356,7 @@ def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
     for task, reward, sample in _rollouts(path):
         last = f"; the last is of task {task}"
         gc_id, messages = sample.get(ID), _messages(sample)
-        if not isinstance(gc_id, str) or gc_id not in known:
+        if not isinstance(gc_id, str) or gc_id not in ids_of_set:
             equal = places.get(prompt_key(messages), []) if messages is not None else []
             by_index = task < len(ids) if messages is None and whole else task in equal
             gc_id = ids[equal[0]] if len(equal) == 1 else ids[task] if by_index else None

@@ -68,9 +68,9 @@ class Predictor:
         for split in range(_SPLITS):
             order = permutation(seed, split, _HALVES, count)
             first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-            for known, asked in ((first, second), (second, first)):
-                fitted = self._method.fit(self._inputs[known], Seen(*(part[known] for part in self._seen)))
-                made.append((asked, fitted.predict(self._inputs[asked])))
+            for half, other in ((first, second), (second, first)):
+                fitted = self._method.fit(self._inputs[half], Seen(*(part[half] for part in self._seen)))
+                made.append((other, fitted.predict(self._inputs[other])))
         return made
 
 

@@ -372,8 +372,8 @@ def fit_on(
         asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
         if len(asked) >= 3:
             chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
-            known = rows[policy.rows[chosen]], policy.failure[chosen]
-            predicted = by_references(predictor, *known)(rows[policy.rows[asked]])
+            references = rows[policy.rows[chosen]], policy.failure[chosen]
+            predicted = by_references(predictor, *references)(rows[policy.rows[asked]])
             won, lost = observed.wins[asked], observed.losses[asked]
             figures = asdict(quality(predicted, won, lost, counted=observed.counted, seed=recipe.seed))
         reports.append({"name": policy.name, "trained": len(others), "held_out": figures})

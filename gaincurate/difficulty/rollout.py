@@ -175,7 +175,7 @@ def _pieces(config: RolloutConfig, scored: ScoredSet) -> Sequence[Ints | range]:
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
-    # Each engine needs packages of its own, so it is imported when it is wanted.
+    # Each engine needs other packages, so it is imported when it is used.
     variables = scored.identity.get("segmentation", {}).get("template_kwargs", {})
     if config.server is not None:
         from gaincurate.difficulty.server_engine import ServerEngine

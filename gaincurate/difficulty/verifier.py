@@ -185,12 +185,12 @@ class _Process:
         if not isinstance(code, int) or code >= 0:
             return f"ended without an answer (exit code {code})"
         limit = self._config.verify_seconds
-        known: dict[int, str] = {
+        by_signal: dict[int, str] = {
             signal.SIGPROF: f"used more than {limit:g} s of processor time and was ended",
             signal.SIGALRM: f"took longer than {WALL * limit:g} s and was ended",
             signal.SIGKILL: "was killed (SIGKILL), perhaps by the system for its memory",
         }
-        return known.get(-code, f"crashed ({signal_name(-code)})")
+        return by_signal.get(-code, f"crashed ({signal_name(-code)})")
 
 
 def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:

@@ -77,14 +77,14 @@ def main(verifier: str, seconds: float, memory: int) -> None:
         _say(replies, {"failed": _short(error)})
         return
     _say(replies, {"about": about})
-    own = os.getpid()
+    process = os.getpid()
     while True:
         try:
             job = pickle.load(jobs)
         except EOFError:
             return
         verdict = _judge(check, job, seconds, memory)
-        if os.getpid() != own:  # the verifier forked and returned in both processes: the job is the parent's
+        if os.getpid() != process:  # a verifier forked and returned in both processes; the parent replies
             os._exit(0)
         _say(replies, verdict)
 
@@ -181,8 +181,8 @@ def gold_answer(answer: Any) -> str:
 
 
 def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
-    said = said_answer(completion)
-    return any(said == gold_text(gold).strip() for gold in accepted(answer) or [None])
+    given = said_answer(completion)
+    return any(given == gold_text(gold).strip() for gold in accepted(answer) or [None])
 
 
 def _load_math() -> tuple[Check, dict[str, Any]]:

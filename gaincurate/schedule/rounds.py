@@ -90,8 +90,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         # Paths are absolute from here on.
-        own_options = options.model_dump(mode="json", include=set(config.options))
-        settings = {"options": own_options, "by": by, "ascending": ascending}
+        given = options.model_dump(mode="json", include=set(config.options))
+        settings = {"options": given, "by": by, "ascending": ascending}
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,

@@ -66,7 +66,7 @@ def seed_of(seed: int, round_: int) -> int:
 
 
 class DotsOptions(base.Options):
-    """The paper's parameters under names of their own, and where the references' outcomes come from."""
+    """The paper's parameters, with plain names, and the source of the references' outcomes."""
 
     target_difficulty: float = Field(default=0.5, ge=0, le=1)
     """The failure rate to aim at, the paper's alpha."""
