@@ -22,7 +22,6 @@ from gaincurate.core.schema import ID
 from gaincurate.difficulty.prompts import Completion
 from gaincurate.errors import InputError
 
-FORMAT = 1
 KIND = "rollouts"
 BROKEN = "broken.jsonl"
 SCHEMA = pa.schema(
@@ -56,7 +55,7 @@ def _totals(parts: Sequence[Json], rejected: int) -> Json:
 ROLLOUTS = Kind(
     name="rollout set",
     holds=KIND,
-    format=FORMAT,
+    format=1,
     command="gaincurate difficulty rollout",
     example="SCORED --model M",
     totals=_totals,

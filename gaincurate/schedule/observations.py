@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,14 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
     """
     outcomes = [{"round": newest, **line} for line in lines]
     strangers: list[tuple[str, int]] = []
-    ids: dict[int, frozenset[str]] = {}
+    ids_of = cache(lambda round_: frozenset(run.ids(round_)))
     for outcome in outcomes:  # now, not when a whole round was trained
         try:
             written = json_value(to_lines([outcome]))
         except (TypeError, ValueError, RecursionError) as error:
             raise OutcomeError(f"an outcome cannot be written: {str(error)[:200].rstrip('.')}.") from error
         line = check_line(written, "an outcome", newest, run.rules)
-        if line.round not in ids:
-            ids[line.round] = frozenset(run.ids(line.round))
-        if line.gc_id not in ids[line.round]:
+        if line.gc_id not in ids_of(line.round):
             strangers.append((line.gc_id, line.round))
     if strangers:
         gc_id, round_ = strangers[0]
