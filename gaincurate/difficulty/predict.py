@@ -272,8 +272,9 @@ def qualities(prediction: Prediction) -> Json:
 
 def rows_of(scored: ScoredSet, rates: PassRates) -> Ints:
     """The rows in the set of the prompts with outcomes, `[prompts]`; an `InputError` where one has none."""
-    rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
-    if rows.null_count:
-        absent = [rates.ids[place] for place in np.flatnonzero(rows.is_null())]
+    places = pc.index_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
+    if places.null_count:
+        absent = [rates.ids[place] for place in np.flatnonzero(places.is_null())]
         raise strangers(absent, len(rates.ids), f"not in {scored.folder}")
-    return rows.to_numpy().astype(np.int64)
+    rows: Ints = places.to_numpy().astype(np.int64)
+    return rows
