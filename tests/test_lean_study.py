@@ -21,7 +21,7 @@ import column_sets
 import gaincurate
 import tiny
 from gaincurate.difficulty.embeddings import maker
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
+from gaincurate.difficulty.predictor import AdapterShape, DifficultyPredictor, save_adapter
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
@@ -245,7 +245,7 @@ def test_angles_in_the_loop_are_those_of_gaincurate_score_on_the_newest_weights(
 def test_references_near_the_target_are_trained_on_and_paid_once(
     lean: Any, world: Any, folder: Path, tmp_path: Path
 ) -> None:
-    predictor = DifficultyPredictor(Shape(4, hidden=8))
+    predictor = DifficultyPredictor(AdapterShape(4, hidden=8))
     save_adapter(tmp_path / "adapter", predictor, maker(world.scored), {})
     options = {"references": 4, "adapter": str(tmp_path / "adapter"), "reuse_references": 0.4}
     training = lean.loop.Training(world, arm(lean, strategy="papers:Dots", options=options), 0)

@@ -1,8 +1,8 @@
 r"""The answer that a completion gives, by the marks that prompts ask for.
 
-The last `<answer>` element decides, else the last `\boxed{}`, else the text after the last `</think>`: the
-rest of its line after `####`, else all of it. Marks inside a thought count only where the completion gives no
-answer after it, because a model may try several answers while it thinks.
+The answer is the last `<answer>` element, else the last `\boxed{}`, else the text after the last `</think>`:
+the rest of a line after `####`, or else all of it. Marks inside a thought count only if the completion gives
+no answer after it, because a model may try several answers while it thinks.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Answer:
 
 
 def given_answers(completion: str) -> list[Answer]:
-    """The answer that counts, then the one that replaces it where it holds no expression.
+    """The answer that counts, then the one that replaces it if it holds no expression.
 
-    Empty where a thought was cut off or nothing follows it and nothing is marked.
+    Empty if a thought was cut off, or nothing follows it and nothing is marked.
     """
     visible, hidden, tail = _thoughts(completion)
     if (text := _marked(visible)) is not None:
@@ -94,9 +94,10 @@ def said_answer(completion: str) -> str:
 
 
 def _thoughts(completion: str) -> tuple[str, str, str | None]:
-    """The text outside thoughts, that of closed ones, and that after the last, None if it was cut off.
+    """The text outside thoughts, the text of closed thoughts, and the text after the last thought.
 
-    A thought may have begun in the prompt, so that `</think>` comes alone.
+    The last is None if the thought was cut off. A thought may have begun in the prompt, so `</think>` may
+    come without an opening tag.
     """
     visible: list[str] = []
     hidden: list[str] = []
@@ -234,7 +235,7 @@ def _plain(text: str) -> str:
 
 
 def comparable(completion: str) -> str:
-    """The answer of a completion in a spelling that equal answers mostly share; empty without an answer."""
+    """The answer of a completion in a normal form that most equal answers share; empty without an answer."""
     answers = given_answers(completion)
     if not answers:
         return ""
@@ -250,7 +251,7 @@ def comparable(completion: str) -> str:
 
 
 def accepted(answer: Any) -> list[Any]:
-    """The golds of which any is right: the items of a list or of a JSON list of texts, else the answer."""
+    """The accepted gold answers: the items of a list or of a JSON list of texts, else the answer itself."""
     if isinstance(answer, str) and answer.lstrip().startswith('["'):
         try:
             answer = json_value(answer)

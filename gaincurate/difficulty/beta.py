@@ -1,8 +1,8 @@
 """The value of a prompt to a trainer under a Beta posterior of its pass rate, over arrays.
 
 `a` and `b` are a posterior's parameters, `[prompts]` each and over 0: prior and counted successes, prior and
-counted failures. Everything is computed with the operations of NumPy that round the same everywhere, with
-logarithms where a paper has them. SciPy has these functions too, and is not among what the package needs.
+counted failures. All functions use operations of NumPy that round the same everywhere, with logarithms where
+a paper has them. SciPy has these functions too, but the package does not depend on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
     """U_G, the chance that `size` rollouts are neither all right nor all wrong.
 
     1 - (a)_G / (a + b)_G - (b)_G / (a + b)_G with rising factorials (x)_G. MaPP (arXiv 2609.34990) and
-    ThinkPrior (arXiv 2609.09075). As products of quotients, which neither overflow nor need a logarithm.
+    ThinkPrior (arXiv 2609.09075). Products of quotients neither overflow nor need a logarithm.
     """
     right, wrong = np.ones_like(a), np.ones_like(b)
     for step in range(size):
@@ -56,7 +56,7 @@ def group_sizes(a: Floats, b: Floats, least: int, most: int, total: int) -> Ints
 
 
 def log_evidences(a: Floats, b: Floats, wins: Floats, losses: Floats) -> Floats:
-    """The log-likelihood of each prompt's outcomes under its Beta(a, b), up to what no prior changes."""
+    """The log-likelihood of each prompt's outcomes under its Beta(a, b), up to a term without a and b."""
     return log_beta(a + wins, b + losses) - log_beta(a, b)
 
 

@@ -1,7 +1,7 @@
 """The options of rollouts, verifying, fitting and predicting as frozen, checked values.
 
-This module does not import the code that it configures: the commands' help reads it and must load neither
-torch nor Arrow.
+This module does not import the code that it configures, because the commands' help imports it and must load
+neither torch nor Arrow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Config(BaseModel):
 class VerifierConfig(_Config):
     """A verifier of completions, and its limits.
 
-    `gold_as` is how a gold answer is written to be verified itself, with `{answer}` in it.
+    `gold_as` is the format in which a gold answer is verified itself, with `{answer}` in it.
 
     Raises:
         InputError: an unknown verifier, or `gold_as` without a place for the answer.
@@ -72,7 +72,7 @@ class VerifierConfig(_Config):
 
     @property
     def needs_answer(self) -> bool:
-        """Whether it compares with a gold answer, as all but a user's function do."""
+        """Whether it compares with a gold answer; only a user's function may do without."""
         return self.verifier in VERIFIERS
 
     @model_validator(mode="after")
@@ -187,9 +187,9 @@ class RolloutConfig(DeviceConfig, VerifierConfig):
 
 
 def base_url(server: str) -> str:
-    """The URL that a server's paths are appended to; /v1 is added where it has no path.
+    """The URL that a server's paths are appended to, with /v1 if it has no path.
 
-    Raises `InputError` where it is no http or https URL, or holds more than a host, a port and a path.
+    Raises `InputError` if it is no http or https URL, or has more than a host, a port and a path.
     """
     if set("@?#") & set(server):  # not shown, because a password may be in it
         raise InputError(

@@ -1,6 +1,6 @@
 """Embeddings of a set that was scored with `--signals angle,embedding`: read, whitened, and compared.
 
-They are read by block or by id and never as a whole, because those of a large set do not fit into memory.
+They are read by block or by id, never as a whole, because those of a large set do not fit into memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE = 1024  # embeddings that the directions are taken from
 
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:
-    """The embeddings of a table's rows, `[rows, width]`; an `InputError` where a row has none."""
+    """The embeddings of a table's rows, `[rows, width]`. Raises `InputError` if a row has none."""
     if EMBEDDING not in table.column_names:
         raise InputError(
             f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`.",
@@ -43,7 +43,7 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
 
 
 def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
-    """The embeddings of these prompts, `[ids, width]`, in this order, from whichever set has them.
+    """The embeddings of these prompts, `[ids, width]`, in this order, from the first set that has each.
 
     Raises `InputError` for an id that no set has, a set without embeddings, or sets of different models.
     """
@@ -80,7 +80,7 @@ def maker(scored: ScoredSet) -> dict[str, Any]:
 
 
 def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
-    """Raise `InputError` where an adapter was fitted on embeddings of another model than a set's."""
+    """Raise `InputError` if an adapter was fitted on embeddings of another model than the set's."""
     if fitted_on == (made_by := maker(scored)):
         return
     theirs, ours = (
@@ -113,8 +113,8 @@ class Space:
 def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:
     """The strongest directions of a sample `[rows, width]`, each divided by its deviation ** `exponent`.
 
-    An `exponent` of 1 gives every direction variance 1, 0 leaves the variances as they are. There are fewer
-    than `directions` where the sample has fewer. None that is only rounding is taken.
+    An `exponent` of 1 gives every direction variance 1; 0 keeps the variances. The result has fewer than
+    `directions` if the sample has fewer; directions that are only rounding errors do not count.
     """
     mean = sample.mean(0, dtype=np.float64)
     centred = sample - mean
@@ -130,5 +130,5 @@ def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.
 
 
 def evenly_spaced(rows: int, most: int = SAMPLE) -> Ints:
-    """Places among so many rows, all of them where there are no more than `most`."""
+    """At most `most` places among this many rows, evenly spaced, ascending; all places if there are fewer."""
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))

@@ -1,9 +1,9 @@
 """Generation in this process with transformers, batch by batch and token by token.
 
-Each token is drawn by inverting the distribution function at one uniform number, which belongs to the seed,
+Each token is drawn by inverting the distribution function at one uniform number, which depends on the seed,
 the prompt's id, the sample and the token's place. So the neighbours in a batch and the order of the work do
-not change the draw, and a killed run goes on to the same texts. They do change the logits, by rounding, so a
-batch of which anything is missing is generated again as a whole.
+not change the draw, and a killed run resumes with the same texts. They do change the logits, by rounding, so
+a batch of which anything is missing is generated again as a whole.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ready:
 class LocalEngine:
     """A model of this process, named by the config's `model`; `template_kwargs` are those of the scored set.
 
-    Raises `ModelError` or `InputError` where the model, the device or the dtype cannot be used.
+    Raises `ModelError` or `InputError` if the model, the device or the dtype cannot be used.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """See `prompts`. A batch of which anything is missing is made whole again."""
+        """See `prompts`. A batch of which anything is missing is generated again as a whole."""
         ready, refused, room = list[Ready](), list[Completion | Refused](), self._config.max_tokens
         segmenting = self._segmenter([p.messages for p in prompts], [p.tools for p in prompts])
         for prompt, segmented in zip(prompts, segmenting, strict=True):
@@ -114,7 +114,7 @@ class LocalEngine:
                 yield [completion for completion in self._batch(batch) if completion.key not in done]
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self.__dict__.pop("_model", None)
 
     @cached_property
@@ -254,7 +254,7 @@ def _batch_tokens(device: str, model_config: Any) -> int:
 
 
 class Sampler(transformers.LogitsProcessor):
-    """Draws a token for each row and leaves the others no chance, so that a greedy search takes it.
+    """Draws a token for each row and gives all others no chance, so that a greedy search takes it.
 
     `noise` is `[rows, max tokens]`, float64, uniform inside (0, 1). The logits are divided by `temperature`,
     and the smallest set of most probable tokens that reaches the mass `top_p` is drawn from.
@@ -283,8 +283,8 @@ class Sampler(transformers.LogitsProcessor):
 def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
     """`chances` `[rows, vocabulary]`, 0 outside the fewest most probable tokens that reach `top_p`.
 
-    Of equally probable tokens the first come first. The vocabulary is sorted only where it must be: that
-    would take longer than all else about a draw.
+    Of equally probable tokens the first ones are kept. The whole vocabulary is sorted only if necessary,
+    because that takes longer than all other steps of a draw.
     """
     best = chances.topk(min(_LIKELY, chances.shape[-1]), -1).values
     if (best.sum(-1) < top_p).any():
@@ -300,10 +300,10 @@ def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def prefilled(model: Any, prompts: Padded) -> dict[str, Any]:
-    """A cache with all but the last token of each prompt, a row a completion, by its name in `generate`.
+    """A cache with all but the last token of each prompt, one row per completion, by its name in `generate`.
 
-    Empty where `generate` has to make it. The last token stays, because its logits begin a completion.
-    `generate` gives each model the positions and masks that it wants; the token that it draws is not used.
+    Empty if `generate` has to make it. The last token stays, because its logits begin a completion. This
+    calls `generate` because it passes each model its own positions and masks; the drawn token is not used.
     """
     ids, mask, rows = prompts
     if mask.sum(1).min() < 2:

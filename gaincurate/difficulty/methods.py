@@ -1,11 +1,11 @@
-"""The ways to predict every prompt from a few, as one shape: what is read of rows, and a fit to references.
+"""The methods that predict every prompt from a few, with one interface: read rows, and fit to references.
 
-Reading and fitting are apart so that a predictor can be fitted again on half of its references at no cost:
-that is how its printed quality comes about. The adapter is in `predictor`, because it alone needs torch.
+Reading and fitting are separate, so that a predictor can be fitted again on half of its references at little
+cost; its printed quality comes from such fits. The adapter is in `predictor`, because only it needs torch.
 
-The Gaussian process is not the paper's predictor. It works from the references alone: it reads embeddings,
-whitened along their 64 strongest directions, and signals, and it knows the noise of each rate. Its sizes come
-from a fixed grid, not from an optimiser, so every machine tries the same ones.
+The Gaussian process is not the paper's predictor. It needs only the references: it reads embeddings, whitened
+along their 64 strongest directions, and signals, and it knows the noise of each rate. Its sizes come from a
+fixed grid, not from an optimiser, so every machine tries the same ones.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fit to references: `predict` gives predictions for rows, `[rows]`, in [0, 1], and `leave_one_out`
-    those of the references, each from the others, `[K]`; `facts` are for the record.
+    """A fit to references: `predict` gives predictions for rows, `[rows]`, in [0, 1]; `leave_one_out` those
+    of the references, each from the others, `[K]`. `facts` go into the record of the prediction.
     """
 
     predict: Callable[[Inputs], Floats]
@@ -61,7 +61,7 @@ class Fitted:
 
 
 class Method(Protocol):
-    """A way to predict: it reads rows, of which it needs `columns`, and is fitted on `K` of them."""
+    """A method of prediction: it reads the `columns` of rows, and is fitted on `K` references."""
 
     columns: list[str]
 
@@ -74,11 +74,11 @@ class Method(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Prior variances of a rate's parts, and the distance over which signals matter.
+    """Prior variances of a rate's parts, and the length scale of the signals.
 
-    `both` is of the product of the embedding's and the signals' parts, `own` of the part that neither has.
-    `length` is in standard deviations of a signal. All variances are of a rate between 0 and 1, for every
-    target.
+    `both` is that of the product of the embedding's and the signals' parts, `own` that of the independent
+    part. `length` is in standard deviations of a signal. All variances are of a rate between 0 and 1, for
+    every target.
     """
 
     embedding: float = 0.02
@@ -119,7 +119,7 @@ def covariance(
 ) -> Floats:
     """Covariance of the rates of two lists of prompts without the independent part, `[rows, others]`.
 
-    The level has mean 1/2 and standard deviation 1/2: it may be anything.
+    The common level has mean 1/2 and standard deviation 1/2, so it may take any value.
     """
     cosines = units @ other_units.T
     squares = (signals**2).sum(1)[:, None] + (other_signals**2).sum(1) - 2 * signals @ other_signals.T
@@ -139,7 +139,7 @@ def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
 def choose_sizes(evidence: Evidence) -> Sizes:
     """Sizes with a high marginal likelihood: each in turn takes its best tried value until no change helps.
 
-    This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
+    This coordinate ascent can end in a local maximum. Of over 512 references it uses evenly spaced ones.
     """
     rows = evenly_spaced(len(evidence.values), _MOST_FOR_SIZES)
     some, sizes = Evidence(*(part[rows] for part in evidence)), Sizes()
@@ -158,15 +158,15 @@ def choose_sizes(evidence: Evidence) -> Sizes:
 def posterior(evidence: Evidence, sizes: Sizes) -> tuple[Callable[[Floats, Floats], Floats], Floats]:
     """Posterior means of the rates of other prompts, by units and signals, and of the references, `[K]`.
 
-    A prompt's rate is a level common to all, a part linear in the direction of its whitened embedding, a part
-    smooth in its signals (NLL, entropies, length, angle), a part in which signals matter otherwise from one
-    direction to another, and a part of its own. How large the parts are is read off the references by the
-    marginal likelihood, so a part without information is left out. The noise of the observations is not
-    fitted but known: it is binomial, so a rate of few rollouts counts for less.
+    A prompt's rate is the sum of a level common to all, a part linear in the direction of its whitened
+    embedding, a part smooth in its signals (NLL, entropies, length, angle), an interaction of the two, and an
+    independent part. The marginal likelihood of the references determines the size of each part, so a part
+    without information vanishes. The noise of the observations is known, not fitted: it is binomial, so a
+    rate of few rollouts counts for less.
 
-    A reference's mean is given the others. With C the covariance of what was observed, and m the prior mean,
-    it is y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12). The
-    sizes have seen all references. Means may leave [0, 1].
+    The mean of a reference is given the others. With C the covariance of what was observed, and m the prior
+    mean, it is y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).
+    The sizes were chosen with all references. Means may leave [0, 1].
     """
     inverse = np.linalg.inv(evidence.covariance(sizes))
     weights = inverse @ (evidence.values - 0.5)
@@ -226,7 +226,7 @@ class ByGaussianProcess:
 
 
 class ByGroup:
-    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none.
+    """`group-mean`: the mean of the references in a row's group; of all references if the group has none.
 
     Raises:
         InputError: no such column.
@@ -300,7 +300,7 @@ class ByRates:
 def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
     """Columns of pass rates, `[N, columns]`; NaN where a row has none.
 
-    Raises `InputError` where there is no such column, or a value that is no number from 0 to 1.
+    Raises `InputError` if there is no such column, or a value is not a number from 0 to 1.
     """
     rates = []
     for name in columns:

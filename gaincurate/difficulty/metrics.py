@@ -1,7 +1,7 @@
 """The quality of predicted pass rates: correlation, Brier score, reliability, noise ceiling.
 
 Figures come with a noise ceiling, because observed rates are noisy: with few rollouts per prompt even the
-true rates correlate with them far below 1.
+true rates have a correlation with them far below 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     """The distribution function of Beta(a, b) at `x`, by the series of the incomplete beta function."""
     if not 0 < x < 1:
         return float(x >= 1)
-    if turned := x > (a + 1) / (a + b + 2):  # on that side of the mean the series of 1 - x converges faster
+    if turned := x > (a + 1) / (a + b + 2):  # above the mean the series of 1 - x converges faster
         x, a, b = 1 - x, b, a
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     total, term, count = 1.0, 1.0, 0
@@ -49,7 +49,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A statistic and its 95 % bootstrap interval; None where it is not defined."""
+    """A statistic and its 95 % bootstrap interval; None if it is not defined."""
 
     value: float | None
     interval: Interval | None
@@ -59,9 +59,9 @@ class Figure:
 class Quality:
     """Figures of predictions for observed prompts that the predictor has not seen.
 
-    `brier` is the mean squared difference to what was observed and holds the observation's own noise;
-    `brier_of_mean` is that of the constant prediction that fits best. `ceiling` is the Pearson correlation
-    that the truth itself would have with what is observed in so many rollouts.
+    `brier` is the mean squared difference from the observations, and includes their noise; `brier_of_mean` is
+    that of the best constant prediction. `ceiling` is the Pearson correlation that the true values would have
+    with observations of as many rollouts.
     """
 
     count: int
@@ -83,11 +83,11 @@ def quality(
     target: Target = "difficulty",
     intervals: bool = True,
 ) -> Quality:
-    """All figures of `predicted` `[prompts]`: failure rates, or p (1 - p) where that is the target.
+    """All figures of `predicted` `[prompts]`: failure rates, or p (1 - p) if that is the target.
 
-    `wins` and `losses` `[prompts]` are what was observed. Without `counted` they are no numbers of rollouts,
-    and there is no ceiling. `seed` is of the resampling of prompts, which takes most of the time and is left
-    out without `intervals`. Of p (1 - p), prompts with one rollout say nothing and are left out.
+    `wins` and `losses` `[prompts]` are the observations. Without `counted` they are not numbers of rollouts,
+    and there is no ceiling. `seed` is that of the resampling of prompts, which takes most of the time and is
+    skipped without `intervals`. For p (1 - p), prompts with one rollout are left out.
     """
     if target == "variance":
         several = wins + losses >= 2
@@ -129,9 +129,9 @@ def _observed(wins: Floats, losses: Floats, target: Target) -> Floats:
 
 
 def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
-    """A sentence for predictions that are not shown to beat the observed mean of all prompts, else None.
+    """A sentence if predictions are not shown to beat the observed mean of all prompts, else None.
 
-    `figures` is a `Quality` as JSON has it.
+    `figures` is a `Quality` as JSON.
     """
     constant, value = figures["brier_of_mean"], figures["brier"]["value"]
     around = figures["brier"]["interval"]
@@ -157,8 +157,8 @@ def quality_of_halves(
 
     `halves` are those of `Predictor.halves`, of which two make a split; the other arguments are as in
     `quality`, of all references. A figure's value is its mean over the halves. Its interval is the middle
-    95 % over halves and their prompts drawn with replacement, so it holds both spreads. The ceiling needs no
-    prediction and is of all references. The reliability table is of one split. None without halves.
+    95 % over halves and their prompts drawn with replacement, so it includes both spreads. The ceiling needs
+    no prediction and is that of all references. The reliability table is of one split. None without halves.
     """
     if not halves:
         return None
@@ -174,7 +174,7 @@ def pass_variance(wins: Floats, losses: Floats) -> Floats:
     """An estimate of p (1 - p) without bias: k (G - k) / (G (G - 1)) of k successes in G rollouts.
 
     It may be above 1/4, and is NaN for G below 2. Rewards between 0 and 1 vary less than successes with the
-    same mean, so for those it is too high.
+    same mean, so the estimate is too high for them.
     """
     count, variances = wins + losses, np.full(len(wins), np.nan)
     np.divide(wins * losses, count * (count - 1), out=variances, where=count >= 2)
@@ -182,12 +182,12 @@ def pass_variance(wins: Floats, losses: Floats) -> Floats:
 
 
 def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty") -> Floats:
-    """The variance of what is observed of a prompt around its true value, `[prompts]`.
+    """The variance of a prompt's observation around its true value, `[prompts]`.
 
     For k successes in G rollouts that of k / G is p (1 - p) / G, and that of k (G - k) / (G (G - 1)) is
     p q / G - (p q)^2 (4 G - 6) / (G (G - 1)) with q = 1 - p, for G of 2 at least. Both are averaged over a
-    Beta distribution of p with the mean and the spread of these prompts. A prompt's own rate is not used for
-    it: one that failed in 4 of 4 rollouts is not known without error.
+    Beta distribution of p with the mean and the spread of these prompts. A prompt's own rate is not used: if
+    4 of 4 rollouts failed, that rate is still not known without error.
     """
     count, (a, b) = wins + losses, _population(wins, losses)
     total = a + b
@@ -203,8 +203,8 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
 def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
 
-    The spread is from 1/50 to 49/50 of what it can be with that mean, and 1/3, as if all rates were equally
-    likely, where no prompt has two rollouts.
+    The spread is from 1/50 to 49/50 of its maximum for that mean. If no prompt has two rollouts it is 1/3,
+    as if all rates were equally likely.
     """
     count = wins + losses
     # Away from 0 and 1, which it is rounded to where rollouts are many and alike.
@@ -224,7 +224,7 @@ def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
     The variance is that of the observed rates over prompts. The noise is the mean over prompts of
     y (1 - y) / (G - 1), which for G rollouts that succeed or fail estimates p (1 - p) / G without bias.
     Rewards between success and failure are less noisy than that, so the ceiling is then too low. None
-    where no prompt has two rollouts, for fewer than three prompts, or where all rates are equal.
+    if fewer than three prompts have two rollouts, or all rates are equal.
     """
     count = wins + losses
     usable = count >= 2
@@ -238,11 +238,11 @@ def _ceiling(observed: Floats, noise: Floats) -> float | None:
 
 
 def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
-    """As `noise_ceiling` for p (1 - p) as it is observed by `pass_variance`.
+    """As `noise_ceiling`, for p (1 - p) as observed by `pass_variance`.
 
     k (k - 1) (G - k) (G - k - 1) / (G (G - 1) (G - 2) (G - 3)) estimates the square of p (1 - p) without
-    bias, so what it lacks of the observed value's own square is the noise. None where fewer than three
-    prompts have four rollouts, where rewards are neither 0 nor 1, or where all values are equal.
+    bias, so the square of the observed value less this estimate is the noise. None if fewer than three
+    prompts have four rollouts, rewards are neither 0 nor 1, or all values are equal.
     """
     count = wins + losses
     usable = count >= 4
@@ -262,8 +262,8 @@ def interval(
 ) -> Interval | None:
     """The middle 95 % of a statistic over prompts drawn with replacement, `columns` together.
 
-    With `alternatives`, columns of other prompts, the draws take turns among all of them. None where fewer
-    than half of the draws have one. The draws are raw Philox output, the same everywhere.
+    With `alternatives`, columns of other prompts, the draws alternate among all of them. None if fewer than
+    half of the draws define the statistic. The draws are raw Philox output, the same everywhere.
     """
     values, turns = [], [columns, *alternatives]
     if not len(columns[0]) or statistic(*columns) is None:

@@ -49,8 +49,8 @@ _WANTED = (
 class PassRates:
     """One policy's observations. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
 
-    `counted` says that wins + losses are rollouts; else their sum is 1, and the number is not known. `round`
-    is the run's, where there is one. `source` names the file, its hash and the range of its rewards.
+    If `counted`, wins + losses are rollouts; else their sum is 1, and the number of rollouts is not known.
+    `round` is the round of a run. `source` has the file's name and hash, and the range of its rewards.
     """
 
     name: str
@@ -70,7 +70,7 @@ class PassRates:
     def observed(self, target: Target) -> Floats:
         """The target of each prompt, `[prompts]`: its failure rate, or an unbiased p (1 - p).
 
-        Raises `InputError` where p (1 - p) is asked for and how many rollouts a rate is of is not known.
+        Raises `InputError` for p (1 - p) if the numbers of rollouts are not known.
         """
         if target == "difficulty":
             return self.failure
@@ -82,7 +82,7 @@ class PassRates:
         return pass_variance(self.wins, self.losses)
 
     def at(self, places: Ints) -> PassRates:
-        """Those of some prompts, by their places."""
+        """The observations of some prompts, by their places."""
         ids = [self.ids[i] for i in places.tolist()]
         return replace(self, ids=ids, wins=self.wins[places], losses=self.losses[places])
 
@@ -94,13 +94,13 @@ def read_pass_rates(
     files: Sequence[Path] | None = None,
     scored: ScoredSet | None = None,
 ) -> list[PassRates]:
-    """Every policy in a file or folder, in order of rounds or names.
+    """The pass rates of every policy in a file or folder, in order of rounds or names.
 
     `rules` has the range of rewards, by default 0 to 1. `files` are the outcomes round by round of a run with
-    the folder `path`. By `scored`, the set of the prompts, NeMo Gym's rollouts get their ids.
+    the folder `path`. `scored`, the set of the prompts, gives ids to rollouts of NeMo Gym.
 
-    Raises `InputError` for nothing there, other columns, a value that is no rate, and no judged prompt,
-    `OutcomeError` for an outcome line of no use, and `OutputError` for an unfinished or damaged set.
+    Raises `InputError` if nothing is there, columns are missing, a value is no rate or no prompt is judged;
+    `OutcomeError` for an invalid line of outcomes, and `OutputError` for an unfinished or damaged set.
     """
     rules = rules or Rules()
     if not path.exists():
@@ -137,7 +137,7 @@ def read_pass_rates(
 
 
 def of_rollouts(folder: Path, success: float | None) -> PassRates:
-    """The judged prompts of a rollout set, in its order; `success` as in `rollout_set.pass_rates`."""
+    """Pass rates of a rollout set's judged prompts, in its order; `success` as for `pass_rates`."""
     table = pass_rates(folder, success=success)
     table = table.filter(pc.greater(table.column("samples"), 0))
     wins, losses = (table.column(name).to_numpy() for name in ("wins", "losses"))
@@ -145,9 +145,9 @@ def of_rollouts(folder: Path, success: float | None) -> PassRates:
 
 
 def pooled(rates: Sequence[PassRates]) -> PassRates:
-    """Several files about one policy as one.
+    """The pass rates of several files about one policy, added up.
 
-    Raises `InputError` where rates of unknown numbers of rollouts say different things about a prompt.
+    Raises `InputError` if a prompt has two rates without numbers of rollouts.
     """
     counted = all(policy.counted for policy in rates)
     ids = pa.array([gc_id for policy in rates for gc_id in policy.ids], pa.string())
@@ -178,7 +178,7 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
-    Raises `InputError` for another kind of file or a damaged one, `StorageError` where it cannot be read.
+    Raises `InputError` for another kind of file or a damaged one, `StorageError` if it cannot be read.
     """
     prompt: Any = None if scored is None else scored.identity["source"]["prompt_column"]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
@@ -195,8 +195,8 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     both = (table, scored)
     if not all(prompt in each.schema.names and is_text(each.schema.field(prompt).type) for each in both):
         return table
-    texts, known = (as_texts(each.column(prompt)) for each in both)
-    places = pc.index_in(texts, value_set=known.combine_chunks())
+    texts, prompts = (as_texts(each.column(prompt)) for each in both)
+    places = pc.index_in(texts, value_set=prompts.combine_chunks())
     table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
@@ -210,16 +210,16 @@ def _refuse(path: Path) -> Refuse:
 
 
 def _of_use(table: pa.Table) -> pa.Table:
-    """The columns that say what was observed. Files of one folder may differ in the others."""
+    """The columns with observations. The files of one folder may differ in the other columns."""
     return table.select([name for name in table.column_names if name in _COLUMNS])
 
 
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
-    """Every policy in a table that has a rollout which could be judged, by name.
+    """The pass rates of every policy in a table that has a judged rollout, by name.
 
-    Its columns are as in `pass_rates`, `path` is where it was read, and `rules` has the range of rewards.
-    Raises `InputError` for other columns, no id, or one twice without numbers of rollouts, and `OutcomeError`
-    for a value out of its range.
+    The columns are as in `pass_rates`, `path` is the file of the table, and `rules` has the range of rewards.
+    Raises `InputError` for missing columns, no id, or an id twice without numbers of rollouts, and
+    `OutcomeError` for a value out of its range.
     """
     names = set(table.column_names)
     if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
@@ -344,7 +344,7 @@ def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
     """The id and reward of each judged rollout whose prompt is in a scored set."""
     ids = scored.column(ID).to_pylist()
     # Where the set has each row of its source, an index means a row.
-    known, whole, first = set(ids), not scored.manifest.get("rejected"), 0
+    ids_of_set, whole, first = set(ids), not scored.manifest.get("rejected"), 0
     places: dict[str, list[int]] = {}
     for table in scored.tables():
         for bare in (True, False):  # NeMo Gym was given the source's rows, or exported ones
@@ -356,7 +356,7 @@ def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
     for task, reward, sample in _rollouts(path):
         last = f"; the last is of task {task}"
         gc_id, messages = sample.get(ID), _messages(sample)
-        if not isinstance(gc_id, str) or gc_id not in known:
+        if not isinstance(gc_id, str) or gc_id not in ids_of_set:
             equal = places.get(prompt_key(messages), []) if messages is not None else []
             by_index = task < len(ids) if messages is None and whole else task in equal
             gc_id = ids[equal[0]] if len(equal) == 1 else ids[task] if by_index else None

@@ -1,7 +1,7 @@
-"""Every prompt's failure rate from those of a few, by one of several methods.
+"""Predicts every prompt's failure rate from those of a few, by one of several methods.
 
-The adapter alone needs torch and is imported when it is asked for. Group means are a method too,
-because a prediction that does not beat them is not worth its cost.
+Only the adapter needs torch, so it is imported when it is used. Group means are a method too, because a
+prediction that does not beat them is not worth its cost.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SPLITS = 5
 
 
 class Predictor:
-    """A method fitted on references, whose `inputs` are `[K, ...]`; its attributes are those of the two."""
+    """A method fitted on references with `inputs` `[K, ...]`, with attributes of `Method` and `Fitted`."""
 
     def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
         self._method, self._inputs, self._seen = method, inputs, seen
@@ -57,10 +57,10 @@ class Predictor:
         return np.concatenate([np.zeros(0), *parts])
 
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
-        """Places of random halves of the references, and what a fit on the other half predicts for them.
+        """Places of random halves of the references, and their predictions by a fit on the other half.
 
-        Nothing of a half was seen by its prediction, not even by a choice of sizes or of a calibration. Ten
-        halves, of five splits. None where a half would have too few references to predict from.
+        A half does not enter its prediction, not even through a choice of sizes or a calibration. There are
+        ten halves of five splits, or none if a half would have too few references to predict from.
         """
         count, made = len(self._seen.values), []
         if count < 2 * FEWEST:
@@ -68,9 +68,9 @@ class Predictor:
         for split in range(_SPLITS):
             order = permutation(seed, split, _HALVES, count)
             first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-            for known, asked in ((first, second), (second, first)):
-                fitted = self._method.fit(self._inputs[known], Seen(*(part[known] for part in self._seen)))
-                made.append((asked, fitted.predict(self._inputs[asked])))
+            for half, other in ((first, second), (second, first)):
+                fitted = self._method.fit(self._inputs[half], Seen(*(part[half] for part in self._seen)))
+                made.append((other, fitted.predict(self._inputs[other])))
         return made
 
 
@@ -87,7 +87,7 @@ def make(
     """The predictor of that name, fitted on the references that `rates` are of.
 
     The method `adapter` needs `adapter`, `group-mean` needs `group_column`, and `rates` needs `columns` of
-    other models' pass rates. Raises `InputError` where that is not there, or for fewer than three references.
+    other models' pass rates. Raises `InputError` if that is missing, or for fewer than three references.
     """
     values, count = rates.observed(target), len(rates.ids)
     if count < FEWEST:
@@ -122,10 +122,10 @@ def make(
 class Prediction:
     """Failure rates of every row (or its p (1 - p)), `ids[i]`'s at `values[i]`, in the set's order.
 
-    `on_references` is of predictions of each reference from the others: what a method chooses has seen all of
-    them. `on_halves` is of predictions of one half of the references from the other, which nothing has seen
-    (None where there are fewer than six). `on_others` is of observed prompts that are no references (None
-    where there are none). `observed` counts the rows that keep their observed rate. `buckets` are those of
+    `on_references` is the quality for each reference from the others, although the method's own choices have
+    seen them all. `on_halves` is that for one half of the references from the other, which are unseen (None
+    for fewer than six). `on_others` is that for observed prompts that are no references (None if there are
+    none). `observed` is the number of rows that keep their observed rate. `buckets` are those of
     `rates.buckets`; None with another method.
     """
 
@@ -142,9 +142,9 @@ class Prediction:
 
 
 def _carried(fitted: Predictor, observed: Floats, target: metrics.Target, seed: int) -> float:
-    """The mean p (1 - p), as observed, of the quarter that this aim picks of each half of the references.
+    """The mean observed p (1 - p) of the quarter of each half of the references that this aim would pick.
 
-    It picks d nearest .5, or the highest p (1 - p), by a fit on the other half, and of equal ones any.
+    It picks d nearest .5, or the highest p (1 - p), by a fit on the other half; ties are broken at random.
     """
     means = []
     for number, (rows, predicted) in enumerate(fitted.halves(seed)):
@@ -169,26 +169,25 @@ def predict(
 ) -> Prediction:
     """Predict every row's failure rate, or p (1 - p), from `references` observed prompts, drawn at random.
 
-    With `auto` the references say which: what either aim would pick of half of them, by a fit on the other
-    half, is compared in p (1 - p) as it was observed. Where they cannot say it (numbers of rollouts that are
-    not known, rewards between 0 and 1, too few references), and with an adapter, it is the failure rate.
+    With `auto` the references decide: this compares the observed p (1 - p) of the prompts that either aim
+    picks from one half of them by a fit on the other half. If they cannot (unknown numbers of rollouts,
+    rewards between 0 and 1, too few references), and with an adapter, the target is the failure rate.
 
     Args:
         scored: the set.
-        rates: what the policy did; every id must be in the set.
+        rates: the policy's outcomes; every id must be in the set.
         method: its name.
         adapter: for `adapter`.
         group_column: for `group-mean`.
         columns: other models' pass rates, for `rates`.
-        references: K; all that were observed where those are fewer.
+        references: K; all observed prompts if those are fewer.
         seed: of the draw.
-        target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
+        target: what to predict. For p (1 - p), prompts with one rollout are left out.
 
     Raises:
-        InputError: an id that is not in the set, too few observed, or what the method needs is not there.
+        InputError: an id is not in the set, too few prompts are observed, or the method lacks its argument.
     """
-    check_ids(scored, rates)
-
+    rows_of(scored, rates)  # before anything is fitted: that all are there
     fit = partial(make, method, scored, adapter=adapter, group_column=group_column, columns=columns)
     several = rates.at(np.flatnonzero(rates.wins + rates.losses >= 2)) if rates.counted else rates
     how: Json = {}
@@ -207,41 +206,37 @@ def predict(
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     chosen = rates.at(drawn)
     predictor = fit(chosen, target=target)
-    facts, tables = predictor.facts, scored.tables(predictor.columns)  # one table at a time: memory
-    parts = [(table.column(ID).to_pylist(), predictor.rows(table)) for table in tables]
-    ids = [gc_id for part, _ in parts for gc_id in part]
-    predicted = np.concatenate([np.zeros(0), *(values for _, values in parts)])
-    places = np.asarray(pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)), np.int64)
-    values = predicted.copy()
-    values[places] = rates.observed(target)
-
+    tables = scored.tables(predictor.columns)  # one at a time, for the sake of memory
+    predicted = np.concatenate([np.zeros(0), *(predictor.rows(table) for table in tables)])
+    values, rows = predicted.copy(), rows_of(scored, rates)
+    values[rows] = rates.observed(target)
     named = None
     if method == "rates":  # by the posterior, which also knows what was observed
-        strength = facts["strength"] or UNFITTED
+        strength = predictor.facts["strength"] or UNFITTED
         a = strength * (1 - predicted)
         b = strength - a
-        a[places] += rates.wins
-        b[places] += rates.losses
+        a[rows] += rates.wins
+        b[rows] += rates.losses
         named = buckets(a / (a + b), a + b)
     how_judged: Json = {"counted": rates.counted, "seed": seed, "target": target}
 
-    def quality_of(predicted: Floats, rows: Ints) -> metrics.Quality:
-        return metrics.quality(predicted, rates.wins[rows], rates.losses[rows], **how_judged)
+    def quality_of(predicted: Floats, places: Ints) -> metrics.Quality:
+        return metrics.quality(predicted, rates.wins[places], rates.losses[places], **how_judged)
 
     halves = metrics.quality_of_halves(predictor.halves(seed), chosen.wins, chosen.losses, **how_judged)
     return Prediction(
-        ids,
+        scored.column(ID).to_pylist(),
         values,
         len(rates.ids),
         chosen.ids,
         quality_of(predictor.leave_one_out(), drawn),
         halves,
-        quality_of(predicted[places[rest]], rest) if len(rest) else None,
+        quality_of(predicted[rows[rest]], rest) if len(rest) else None,
         {
             "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
             "meaning": _MEANING[target],
             "method": method,
-            **facts,
+            **predictor.facts,
             "policy": rates.name,
             "outcomes": rates.source,
             "observed": len(rates.ids),
@@ -258,7 +253,7 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
     """Write the values as a computed column of the set, replacing older ones.
 
     With `folder`, the column's files are written there instead, with the quality beside them. Raises
-    `InputError` where the set's shards have a column of that name.
+    `InputError` if the set's shards have a column of that name.
     """
     how = prediction.how if folder is None else {**prediction.how, **qualities(prediction)}
     name, values = metrics.COLUMNS[prediction.target], pa.array(prediction.values, pa.float32())
@@ -275,10 +270,11 @@ def qualities(prediction: Prediction) -> Json:
     return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
 
-def check_ids(scored: ScoredSet, rates: PassRates) -> None:
-    """Raise `InputError` where prompts with outcomes are not in the set."""
-    wanted = pa.array(rates.ids, pa.string())
-    present = pc.is_in(wanted, value_set=scored.column(ID).combine_chunks())
-    absent = wanted.filter(pc.invert(present)).to_pylist()
-    if absent:
+def rows_of(scored: ScoredSet, rates: PassRates) -> Ints:
+    """The rows in the set of the prompts with outcomes, `[prompts]`; an `InputError` where one has none."""
+    places = pc.index_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
+    if places.null_count:
+        absent = [rates.ids[place] for place in np.flatnonzero(places.is_null())]
         raise strangers(absent, len(rates.ids), f"not in {scored.folder}")
+    rows: Ints = places.to_numpy().astype(np.int64)
+    return rows

@@ -1,8 +1,8 @@
 """The adapter and the calibration of DOTS (arXiv 2506.05316, section 3): module, training, and folder.
 
-Where the paper and the released code of its authors differ, this is the paper. Weights are safetensors only,
-because pickled ones run code when they are read. Prompts are held out for all policies alike, so that no
-policy shows the adapter what another is tested on.
+Where the paper and the code released by its authors differ, this module follows the paper. Weights are
+safetensors only, because pickled ones run code when they are read. The same prompts are held out for all
+policies, so that no policy shows the adapter what another is tested on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rou
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AdapterShape:
     """The width of an embedding, and the sizes of adapter and calibration, by default the paper's."""
 
     width: int
@@ -56,7 +56,7 @@ class Shape:
 class DifficultyPredictor(nn.Module):
     """Adapter (three linear layers), attention over references, calibration."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AdapterShape) -> None:
         super().__init__()
         self.shape = shape
         self.adapter = nn.Sequential(
@@ -95,7 +95,7 @@ class DifficultyPredictor(nn.Module):
 
         The mean of `failures` under softmax(q . r / sqrt(hidden)) is calibrated: the logit of d is
         w * logit(mean) + b, where w and b come from the mean and the population standard deviation of the
-        references that a query may use: those that `seen` `[queries, K]` says, None for all.
+        references that a query may use: `seen` `[queries, K]`, None for all.
         """
         seen = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
         scores = queries @ references.T / math.sqrt(queries.shape[-1])  # [queries, K]
@@ -125,9 +125,9 @@ class Adapter:
 
 
 def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, how: Json) -> Adapter:
-    """Write the folder; the configuration goes last, and names the weights' hash.
+    """Write the folder; the configuration goes last, and has the weights' hash.
 
-    Raises `OutputError` where the folder holds something else, `StorageError` where the file system refuses.
+    Raises `OutputError` if the folder holds something else, `StorageError` if the file system refuses.
     """
     refuse_other_folder(folder)
     make_folder(folder)
@@ -140,7 +140,7 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raise `OutputError` unless a folder is new, empty or an adapter's, before anything is spent."""
+    """Raise `OutputError` unless a folder is new, empty or an adapter's."""
     if not folder.exists():
         return
     ours = {WEIGHTS, CONFIG}
@@ -151,7 +151,7 @@ def refuse_other_folder(folder: Path) -> None:
 def load_adapter(folder: Path) -> Adapter:
     """Read a fitted predictor.
 
-    Raises `InputError` for no adapter, another format or damage, `StorageError` where it cannot be read.
+    Raises `InputError` for no adapter, another format or damage, `StorageError` if it cannot be read.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
@@ -171,15 +171,15 @@ def load_adapter(folder: Path) -> Adapter:
             f"--adapter {folder} is damaged: {WEIGHTS} does not match the hash in {CONFIG}; fit it again.",
             path=str(folder),
         )
-    predictor = DifficultyPredictor(Shape(**facts["shape"]))
+    predictor = DifficultyPredictor(AdapterShape(**facts["shape"]))
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
 
 
 class ByAdapter:
-    """`adapter`: the trained attention and calibration, which are for failure rates.
+    """`adapter`: the trained attention and calibration, which predict failure rates.
 
-    Raises `InputError` where the set has embeddings of another model than the adapter was fitted on.
+    Raises `InputError` if the set has embeddings of another model than the adapter was fitted on.
     """
 
     def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
@@ -210,7 +210,7 @@ class ByAdapter:
 def by_references(
     predictor: DifficultyPredictor, references: Matrix, failures: Floats
 ) -> Callable[[Matrix], Floats]:
-    """Gives failure rates, `[rows]`, for embeddings `[rows, width]` from those of references `[K, width]`."""
+    """A function of embeddings `[rows, width]` to failure rates `[rows]`, from references `[K, width]`."""
     observed = torch.from_numpy(failures).float()
     with torch.inference_mode():
         adapted = predictor.encode(torch.from_numpy(references))
@@ -238,7 +238,7 @@ Watch = Callable[[int, int, float], None]  # of every epoch: its number from 1, 
 def fit(
     embeddings: Tensor,
     policies: Sequence[Policy],
-    shape: Shape,
+    shape: AdapterShape,
     recipe: Recipe,
     watch: Watch = lambda epoch, epochs, loss: None,
 ) -> tuple[DifficultyPredictor, Ints, list[float]]:
@@ -296,15 +296,15 @@ def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
 
 
 def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[tuple[int, Ints, Ints]]]:
-    """An epoch's batches: every policy's every prompt is a query once, in random order.
+    """An epoch's batches, in which every prompt of every policy is a query once, in random order.
 
-    A policy's references are the first K of a new random order of all prompts that it has observed and is not
-    asked about in this batch; where there are fewer, all of those. A batch has for each policy in it the
-    policy's number, and the places of queries and of references among its prompts.
+    A policy's references are the first K, or all if there are fewer, of a new random order of its observed
+    prompts that are not queries of this batch. A batch has for each policy in it the policy's number, and the
+    places of queries and of references among its prompts.
     """
     owner = np.concatenate([np.full(len(policy.rows), i) for i, policy in enumerate(policies)])
     place = np.concatenate([np.arange(len(policy.rows)) for policy in policies])
-    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
+    # References are no queries of the batch, so it has at most a quarter of a small set as queries.
     size = min(recipe.batch, max(1, len(owner) // 4))
     highest = max(int(policy.rows.max()) for policy in policies)
     order = permutation(recipe.seed, epoch, _DRAWS, len(owner))
@@ -353,7 +353,7 @@ def fit_on(
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
     rows, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [Policy(e.name, np.array([place[i] for i in e.ids], np.int64), e.failure) for e in rates]
-    shape = Shape(rows.shape[1])
+    shape = AdapterShape(rows.shape[1])
     predictor, held_out, losses = fit(torch.from_numpy(rows), policies, shape, recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
@@ -372,8 +372,8 @@ def fit_on(
         asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
         if len(asked) >= 3:
             chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
-            known = rows[policy.rows[chosen]], policy.failure[chosen]
-            predicted = by_references(predictor, *known)(rows[policy.rows[asked]])
+            references = rows[policy.rows[chosen]], policy.failure[chosen]
+            predicted = by_references(predictor, *references)(rows[policy.rows[asked]])
             won, lost = observed.wins[asked], observed.losses[asked]
             figures = asdict(quality(predicted, won, lost, counted=observed.counted, seed=recipe.seed))
         reports.append({"name": policy.name, "trained": len(others), "held_out": figures})

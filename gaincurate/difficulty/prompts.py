@@ -1,10 +1,10 @@
 """The prompts of a scored set that get rollouts, and the completions that engines give of them.
 
-References are drawn by our own Philox bits and a seed, so that one seed gives the same prompts with every
-version of NumPy. An engine (`LocalEngine`, `ServerEngine`) has an `identity`, all of it that can change a
-completion, and `generate(prompts, done)`, which yields the samples of a shard's prompts but those in `done`,
-in parts, as they get finished. Whatever was yielded is final. It gets the prompts that are done too: what it
-makes of the rest may depend on how prompts are put together, not on when a run was killed.
+References are drawn with raw Philox bits and a seed, so that a seed gives the same prompts with every version
+of NumPy. An engine (`LocalEngine`, `ServerEngine`) has an `identity`, with everything that can change a
+completion, and `generate(prompts, done)`, which yields the samples of a shard's prompts except those in
+`done`, in parts, as they are finished. What it yielded is final. `prompts` includes those that are done, so
+that batches, which may affect completions, do not depend on when a run was killed.
 """
 
 from __future__ import annotations
@@ -74,20 +74,20 @@ class Refused:
     reason: str
 
 
-def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
-    """`references` distinct of 0 to `count` - 1, in drawn order: the same for one seed and round, anywhere.
+def draw_references(count: int, references: int, seed: int) -> Ints:
+    """`references` distinct numbers from 0 to `count` - 1 in drawn order: the same for one seed, everywhere.
 
     Raises `InputError` for more than there are.
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
-    return between(keys_of(seed, round_, REFERENCES, count), 0, references)
+    return between(keys_of(seed, 0, REFERENCES, count), 0, references)
 
 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:
     """The column with the gold answers: the one asked for, else the one that the set was scored with.
 
-    Raises `InputError` where there is none and one is needed, or no column of that name.
+    Raises `InputError` if there is none although one is needed, or no column of that name.
     """
     schema = pa.schema([field for field in scored.schema if not field.name.startswith(PREFIX)])
     column = asked or scored.identity["source"].get("answer_column")
@@ -104,7 +104,7 @@ def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str 
 
 
 def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) -> list[Prompt]:
-    """The rows at these places; an `OutputError` where the set's prompts are not what its identity says."""
+    """The rows at these places. Raises `OutputError` if the set's prompts are not as in its identity."""
     table = scored.take(np.asarray(places, np.int64))
     ids = table.column(ID).to_pylist()
     answers = column_values(table, answer) if answer is not None else [None] * len(ids)
@@ -119,7 +119,7 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
 
 
 def fitting_verifier(scored: ScoredSet) -> str | None:
-    """The verifier that a set's rows were made for, by the first of them; None where there are no answers."""
+    """The verifier that a set's rows were made for, by its first row; None if there are no answers."""
     if scored.identity["source"].get("answer_column") is None or not len(scored):
         return None
     row, metadata = scored.take([0]).to_pylist()[0], dict[str, Any]()

@@ -18,7 +18,7 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.difficulty.beta import groups_that_differ, log_evidences
 
 FEWEST = 16
-"""Observed prompts that a fit needs. With fewer, the expected rate is the mean of the sources' logits."""
+"""Observed prompts that a fit needs. With fewer, the expected logit is the mean of the sources' logits."""
 MOST = 4096  # observed prompts that a fit reads; of more, evenly spaced ones
 UNFITTED = 1.0
 """The strength without a fit, in rollouts: about the median of those that fit in docs/studies/real."""
@@ -37,8 +37,8 @@ class Calibrated:
     """A policy's pass rates as other models' rates predict them.
 
     `expected` `[N]` has pass rates in (0, 1), and NaN where no source has a value. `strength` is the
-    concentration of the Beta distribution of the true rate around the expected one, in rollouts; 0 where the
-    sources tell nothing. `weights` `[K]` are of standardised logits, 0 for a source that adds nothing.
+    concentration of the Beta distribution of the true rate around the expected one, in rollouts; 0 if the
+    sources are uninformative. `weights` `[K]` are of standardised logits, 0 for a source without effect.
     """
 
     expected: Floats
@@ -87,7 +87,7 @@ def calibrate(
 
 
 def buckets(expected: Floats, strength: float | Floats) -> list[str]:
-    """`live` from U_8 = .5 on; else `easy` from a pass rate of .5 on, `hard` from U_8 = .15 on, or `dead`.
+    """`live` if U_8 >= .5; else `easy` if the pass rate is >= .5, `hard` if U_8 >= .15, or `dead`.
 
     `strength` is the concentration of the Beta distribution of the true rates around the expected, `[N]`.
     """
@@ -118,7 +118,7 @@ def _impute(z: Floats, absent: npt.NDArray[np.bool_]) -> None:
 
 
 def _choose(z: Floats, wins: Floats, losses: Floats) -> tuple[Floats, float, float]:
-    """Weights, intercept and strength; sources are left out one by one while that costs no likelihood."""
+    """Weights, intercept and strength; removes sources one by one while that costs no likelihood."""
     sources = list(range(z.shape[1]))
     chosen = _held_out(z, wins, losses)
     highest = chosen[0]

@@ -2,10 +2,10 @@
 
 Gold answers are verified first, because a row whose own answer fails would count as impossible. Then come the
 shards, one at a time: generate, verify, write. A journal keeps every completion as it arrives, because a
-server's tokens are paid for. Prints nothing. A caller that wants to see a run passes a `Progress`.
+server's tokens cost money. This module prints nothing; a caller that wants to see a run passes a `Progress`.
 
-`rejudge` writes a new set, because a rollout set is of one verifier. Where most completions of a prompt agree
-on an answer that is not the gold's, either the model or the gold is wrong, and only a person can say which.
+`rejudge` writes a new set, because a rollout set has one verifier. If most completions of a prompt agree on
+another answer than the gold one, either the model or the gold is wrong, and only a person can say which.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class RolloutSummary:
     """Counts of a run: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
 
     `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
-    is of the finished set; `unjudged` rollouts have a reason in the place of a reward, and `reasons` counts
-    the five most frequent. `warning` says that no completion has the format that the verifier looks for.
+    is of the finished set; `unjudged` rollouts have a reason instead of a reward, and `reasons` counts the
+    five most frequent ones. `warning` is set if no completion has the format that the verifier looks for.
     """
 
     out: Path
@@ -96,7 +96,7 @@ def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: An
         **options: as in `RolloutConfig`.
 
     Raises:
-        InputError: there is no such keyword, or an option, the model or the verifier is not right.
+        InputError: there is no such keyword, or an option, the model or the verifier cannot be used.
         ServerError: a server that generates failed.
         StorageError: the file system refused a write.
         LockedError: another process writes the same set.
@@ -106,9 +106,9 @@ def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: An
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
-    """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
+    """Roll out a scored set's prompts, or resume an earlier run with the same options.
 
-    Raises as `rollout` does. Where a server failed too often, what had arrived is kept.
+    Raises as `rollout` does. If a server fails too often, the completions that arrived are kept.
     """
     progress = progress or Progress()
     started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
@@ -175,7 +175,7 @@ def _pieces(config: RolloutConfig, scored: ScoredSet) -> Sequence[Ints | range]:
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
-    # Each engine needs packages of its own, so it is imported when it is wanted.
+    # Each engine needs other packages, so it is imported when it is used.
     variables = scored.identity.get("segmentation", {}).get("template_kwargs", {})
     if config.server is not None:
         from gaincurate.difficulty.server_engine import ServerEngine
@@ -189,7 +189,7 @@ def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
 def _identity(
     config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
 ) -> Json:
-    """All that can change a value of the set; plain JSON values."""
+    """Everything that can change a value of the set, as plain JSON values."""
     source = {"manifest": scored.manifest_hash, "rows": len(scored), "reference": config.reference}
     identity = {
         "format": rollout_set.ROLLOUTS.format,
@@ -205,7 +205,7 @@ def _identity(
 
 
 def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> None:
-    """List the rows whose gold answer fails in a file, and stop for them unless they are to be left out."""
+    """Write the rows whose gold answer fails to a file; raise InputError unless they are to be skipped."""
     path = config.out / rollout_set.BROKEN
     if not broken:
         path.unlink(missing_ok=True)
@@ -247,8 +247,8 @@ def _roll_out(
 ) -> tuple[list[rollout_set.Judged], dict[str, str]]:
     """The rollouts of a shard's prompts by prompt and sample, and why the engine refused the other prompts.
 
-    The journal holds what had arrived before an interruption, and gets what arrives now. Raises `RowError`
-    where a prompt was refused or a completion not judged, and that is to stop the run.
+    The journal holds the completions that arrived before an interruption, and gets those that arrive now.
+    Raises `RowError` if a prompt is refused or a completion not judged, unless `--on-error skip`.
     """
     by_id, stops = {prompt.gc_id: prompt for prompt in prompts}, config.on_error == "stop"
     done: dict[Key, tuple[Completion, Future[Verdict]]] = {}
@@ -325,9 +325,9 @@ def decoded(entry: dict[str, Any]) -> Completion:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A prompt of which most completions agree on an answer that the new verifier gives no reward.
+    """A prompt whose completions mostly agree on an answer that gets no full reward from the new verifier.
 
-    `agreeing` of its `completions` give `answer`, spelled as it is compared; `gold` is the row's own.
+    `agreeing` of its `completions` give `answer`, in the form of `comparable`; `gold` is the row's own.
     """
 
     gc_id: str
@@ -371,8 +371,8 @@ class Rejudged:
 def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged:
     """Write a rollout set with the same completions and the verdicts of another verifier.
 
-    The same call goes on after an interruption: finished shards are kept. Raises `InputError` where the
-    scored set is not that of the rollouts, `OutputError` where a folder holds another or an unfinished set.
+    The same call resumes after an interruption: finished shards are kept. Raises `InputError` if the scored
+    set is not that of the rollouts, `OutputError` if a folder holds another or an unfinished set.
     """
     progress = progress or Progress()
     name = f"{config.rollouts.name}-{config.verifier.replace(':', '.')}"
@@ -469,7 +469,7 @@ def _verdict(reward: float | None) -> str:
 
 
 def _agreed(rows: list[tuple[str, float | None]]) -> tuple[str, int] | None:
-    """The answer of most completions and their number, where none of them got a reward of 1."""
+    """The answer of most completions and their number, unless one of them got a reward of 1."""
     (text, count), *_ = Counter(text for text, _ in rows if text).most_common(1) or [("", 0)]
     is_right = any(reward is not None and reward >= 1 for each, reward in rows if each == text)
     return None if count < _LEAST or 2 * count <= len(rows) or is_right else (text, count)

@@ -1,7 +1,7 @@
 """The rollout set: Arrow shards of completions and rewards, and what is read from them.
 
-A folder with the guarantees of a scored set, see `Artifact`. Rollouts are rows and not lists per prompt, so
-that a prompt may have any number of them and a reader can take the columns it needs.
+A folder with the guarantees of a scored set, see `Artifact`. Rollouts are rows, not lists per prompt, so that
+a prompt may have any number of them and a reader can take the columns that it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from gaincurate.core.schema import ID
 from gaincurate.difficulty.prompts import Completion
 from gaincurate.errors import InputError
 
-FORMAT = 1
 KIND = "rollouts"
 BROKEN = "broken.jsonl"
 SCHEMA = pa.schema(
@@ -56,7 +55,7 @@ def _totals(parts: Sequence[Json], rejected: int) -> Json:
 ROLLOUTS = Kind(
     name="rollout set",
     holds=KIND,
-    format=FORMAT,
+    format=1,
     command="gaincurate difficulty rollout",
     example="SCORED --model M",
     totals=_totals,
@@ -92,9 +91,9 @@ def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected
 
 
 def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite: bool) -> set[int] | None:
-    """The shards that an earlier run of the same identity wrote; None where the set is to be begun.
+    """The shards that an earlier run of the same identity wrote; None if the set is to be begun.
 
-    Raises `OutputError` where the folder holds rollouts of another identity, or a damaged shard.
+    Raises `OutputError` if the folder holds rollouts of another identity, or a damaged shard.
     """
     remove_temporaries(artifact.folder)
     begun = artifact.read_identity(damaged=overwrite)
@@ -112,9 +111,9 @@ def shards_to_make(
     progress: Progress,
     **shown: str,
 ) -> Iterator[int]:
-    """Begin the set, or open it again; give the shards to make, and finish the set after the last of them.
+    """Begin the set, or open it again; yield the shards to make, and finish the set after the last of them.
 
-    `written` is from `written_shards`. `sizes` are what `progress` counts, with the words in `shown`.
+    `written` is the result of `written_shards`. `progress` counts `sizes`, and shows the words in `shown`.
     """
     if written is None:
         artifact.remove()
@@ -129,7 +128,7 @@ def shards_to_make(
 
 
 def is_rollout_set(path: Path) -> bool:
-    """Whether a folder is one, finished or not."""
+    """Whether a folder is a rollout set, finished or not."""
     for name in (MANIFEST, IDENTITY):
         with suppress(OSError, ValueError, AttributeError):
             if json_file(path / name).get("kind") == KIND:
@@ -149,15 +148,11 @@ class RolloutSet:
         self.manifest: Json = self._files.read_manifest()
 
     def shard(self, index: int) -> pa.Table:
-        """A shard, memory-mapped; an `OutputError` where its file does not match the manifest."""
+        """A shard, memory-mapped. Raises `OutputError` if its file is missing or not as in the manifest."""
         return open_table(self._files.check(self.manifest["shards"][index]))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards, or some columns of them; see `shard`.
-
-        Raises:
-            OutputError: a file is missing or broken, or does not match the manifest.
-        """
+        """The shards, or some columns of them; raises as `shard` does."""
         for index in range(len(self.manifest["shards"])):
             table = self.shard(index)
             yield table if columns is None else table.select(list(columns))
@@ -166,12 +161,12 @@ class RolloutSet:
 def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """Each prompt's wins and losses: `gc_id`, `wins`, `losses` (float64), `samples` (int64).
 
-    A reward counts as that much of a win. `samples` are those that were judged; a prompt with none of them is
-    there with 0.
+    A reward counts as that share of a win. `samples` is the number of judged rollouts, 0 for a prompt without
+    any.
 
     Args:
         folder: a finished rollout set.
-        success: the reward from which on a rollout is a win, and a loss below.
+        success: a rollout with at least this reward is a win, any other a loss. Default: by its reward.
 
     Raises:
         OutputError: no finished rollout set.

@@ -1,8 +1,8 @@
-"""Rollouts by an OpenAI-compatible server, asked many at a time. The border for all that a server says.
+"""Rollouts by an OpenAI-compatible server, many requests at a time. Checks everything that a server sends.
 
-An answer that breaks a limit or has another shape is asked for again and, where it stays so, ends the run: it
-is the server's fault, and to reject the prompt for it would drop every prompt of a broken server. Ctrl-C is
-only noted while the event loop runs and raised after it, because an exception inside leaves the loop broken.
+An answer that exceeds a limit or has another shape is requested again, and ends the run if it stays so: it is
+the server's fault, and rejecting the prompt would drop every prompt of a broken server. Ctrl-C is only noted
+while the event loop runs and raised after it, because an exception inside leaves the loop broken.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 
 class _RetryableError(Exception):
-    """An attempt failed in a way that another may not; `after` seconds if the server said so."""
+    """An attempt failed in a way that another may not; it may begin after `after` seconds, if not None."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -55,7 +55,7 @@ class _RetryableError(Exception):
 class ServerEngine:
     """A server that generates, named by the config's `server`; `template_kwargs` are those of the scored set.
 
-    Raises `InputError` where URL or model cannot be used, and `ServerError` where the server does not answer.
+    Raises `InputError` if URL or model cannot be used, and `ServerError` if the server does not answer.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """See `prompts`. What had arrived when a request failed for good is yielded before the error."""
+        """See `prompts`. If a request fails for good, the completions that arrived are yielded first."""
         wanted = (
             self._complete(prompt, sample)
             for prompt in prompts
@@ -156,7 +156,7 @@ class ServerEngine:
             self._runner.close()
 
     async def _complete(self, prompt: Prompt, sample: int) -> Completion | Refused:
-        """One completion, however many attempts it takes."""
+        """One completion, after as many attempts as needed."""
         config, gc_id = self._config, prompt.gc_id
         if prompt.messages[-1]["role"] == "assistant":
             return Refused(gc_id, "its last message is the assistant's, which a server would not go on")
@@ -206,7 +206,7 @@ class ServerEngine:
     async def _ask(
         self, body: dict[str, Any] | None, read: Callable[[int, bytes], _Result], whose: str
     ) -> _Result:
-        """What `read` makes of an answer's status and bytes, however many attempts it takes; see `_send`."""
+        """The result of `read` for an answer's status and bytes, after as many attempts as needed."""
         tries = self._config.retries + 1
         for number in range(tries):
             try:

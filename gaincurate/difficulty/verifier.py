@@ -1,6 +1,6 @@
-"""Verdicts on completions, in processes with limits of time and memory, and gold answers seen first.
+"""Judges completions in processes with limits on time and memory, and checks the gold answers first.
 
-A verifier is foreign code on foreign text: it may hang or eat the memory, so it never runs in our own
+A verifier is foreign code on foreign text: it may hang or exhaust the memory, so it never runs in our own
 process. Gold answers that fail their own verifier are found before anything is generated.
 """
 
@@ -43,14 +43,14 @@ _EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A reward from 0 to 1, or None and the reason why it could not be judged."""
+    """A reward from 0 to 1, or None and the reason why the completion could not be judged."""
 
     reward: float | None
     reason: str | None = None
 
 
 class VerifierPool:
-    """Processes that judge, as a context that raises `InputError` where the verifier cannot be imported."""
+    """Processes that judge, as a context. Entering raises `InputError` if the verifier cannot be imported."""
 
     def __init__(self, config: VerifierConfig) -> None:
         self.config = config
@@ -79,7 +79,7 @@ class VerifierPool:
 
     @property
     def identity(self) -> Json:
-        """All of the verifier that can change a verdict."""
+        """Everything about the verifier that can change a verdict."""
         config = self.config
         limits = {"seconds": config.verify_seconds, "memory": config.verify_memory, "gold_as": config.gold_as}
         return {"name": config.verifier, **self.about, **limits}
@@ -101,7 +101,7 @@ class VerifierPool:
 
 
 class _Process:
-    """One place in the pool: a process, and its successor when it died."""
+    """One place in the pool: a process, and its successor if it dies."""
 
     def __init__(self, config: VerifierConfig) -> None:
         self._config = config
@@ -133,7 +133,7 @@ class _Process:
         return dict(answer["about"])
 
     def judge(self, job: Job) -> Verdict:
-        """Judge one job, in a new process where the last one is gone."""
+        """Judge one job, in a new process if the last one is gone."""
         if self._kept is not None and self._kept.ended(0):
             self.drop()  # it died while it was idle: this job is not to blame
         if self._closed:
@@ -149,7 +149,7 @@ class _Process:
         return Verdict(answer.get("reward"), answer.get("reason"))
 
     def stop(self) -> None:
-        """End the process from another thread than the one that waits for it; no successor begins."""
+        """End the process from another thread than the one that waits for it; it gets no successor."""
         self._closed = True
         if (kept := self._kept) is not None:
             kept.ask_end()
@@ -178,25 +178,25 @@ class _Process:
         return dict(json_value(line)) if line else {"crash": self._end()}
 
     def _end(self) -> str:
-        """A clause on how a silent process ended."""
+        """A clause that says how a process ended without an answer."""
         assert self._kept is not None
         code = self._kept.outcome() if self._kept.ended(_ENDING) else "none"
         self.drop()
         if not isinstance(code, int) or code >= 0:
             return f"ended without an answer (exit code {code})"
         limit = self._config.verify_seconds
-        known: dict[int, str] = {
+        by_signal: dict[int, str] = {
             signal.SIGPROF: f"used more than {limit:g} s of processor time and was ended",
             signal.SIGALRM: f"took longer than {WALL * limit:g} s and was ended",
             signal.SIGKILL: "was killed (SIGKILL), perhaps by the system for its memory",
         }
-        return known.get(-code, f"crashed ({signal_name(-code)})")
+        return by_signal.get(-code, f"crashed ({signal_name(-code)})")
 
 
 def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
-    """The gold answer written as the prompt asks for it, a completion that must get a reward of 1.
+    """The gold answer in the format that the prompt asks for, a completion that must get a reward of 1.
 
-    Raises `GoldProblem` where there is no usable answer.
+    Raises `GoldProblem` if there is no usable answer.
     """
     gold = next(iter(accepted(prompt.answer)), None)
     text = gold_text(gold)
@@ -211,9 +211,9 @@ def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
 def check_gold(
     scored: ScoredSet, pieces: Sequence[Ints | range], answer: str, pool: VerifierPool, progress: Progress
 ) -> dict[str, str]:
-    """The ids of rows whose own answer, in the column `answer`, fails, and why, in the order of the rows.
+    """The ids of rows whose own answer, in the column `answer`, fails, and the reasons, in the rows' order.
 
-    `pieces` are places of rows of the set, of which one piece at a time is held in memory.
+    `pieces` are places of rows of the set; one piece at a time is held in memory.
     """
     broken = dict[str, str]()
     progress.start(sum(map(len, pieces)), what="verifying gold")

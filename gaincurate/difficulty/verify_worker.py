@@ -1,8 +1,8 @@
 """The process that judges completions: pickled jobs on its standard input, a line of JSON for each.
 
-It holds one verifier for its life, under a limit of memory, and each job runs under a limit of time that the
-kernel enforces, because foreign code may never come back to Python. What a verifier prints goes to standard
-error. It imports the verifier's own library and nothing heavy of ours, so that it starts quickly.
+It keeps one verifier for its lifetime, under a limit on memory, and each job runs under a limit on time that
+the kernel enforces, because foreign code may never return to Python. Output of a verifier goes to standard
+error. The process imports the verifier's own library and nothing heavy of ours, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class Job:
 
 
 class GoldProblem(Exception):
-    """The row's answer or other columns that the verifier needs cannot be used; the text has the reason."""
+    """The row's answer, or another column that the verifier needs, cannot be used; the text is the reason."""
 
 
 def main(verifier: str, seconds: float, memory: int) -> None:
-    """Serve jobs until the input ends, with so many seconds of processor time for each, and MiB of memory."""
+    """Serve jobs until the input ends, each in `seconds` of processor time, with `memory` MiB in all."""
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # a verifier that prints must not speak in our place
-    # Ctrl-C is for who started us. A handler, because what a verifier starts would inherit SIG_IGN.
+    os.dup2(2, 1)  # a verifier's output must not mix with the replies
+    # Ctrl-C is for the parent. A handler, because processes that a verifier starts would inherit SIG_IGN.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
     limit = memory << 20
@@ -77,14 +77,14 @@ def main(verifier: str, seconds: float, memory: int) -> None:
         _say(replies, {"failed": _short(error)})
         return
     _say(replies, {"about": about})
-    own = os.getpid()
+    process = os.getpid()
     while True:
         try:
             job = pickle.load(jobs)
         except EOFError:
             return
         verdict = _judge(check, job, seconds, memory)
-        if os.getpid() != own:  # the verifier forked and returned in both processes: the job is the parent's
+        if os.getpid() != process:  # a verifier forked and returned in both processes; the parent replies
             os._exit(0)
         _say(replies, verdict)
 
@@ -140,9 +140,9 @@ def _number(value: Any) -> dict[str, Any]:
 
 
 def load(verifier: str) -> tuple[Check, dict[str, Any]]:
-    """The check of that name, and what can change its values (versions, a hash of the code).
+    """The check of that name, and everything that can change its values (versions, a hash of the code).
 
-    Raises `ImportError` or `AttributeError` where there is no such library, module or function.
+    Raises `ImportError` or `AttributeError` if there is no such library, module or function.
     """
     if verifier == "exact":
         return _exact, {"rule": "stripped-text/2"}
@@ -159,11 +159,7 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
 
 
 def gold_text(answer: Any) -> str:
-    """The gold answer as text; a `GoldProblem` where it is null, empty, or neither text nor number.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """The gold answer as text. Raises `GoldProblem` if it is null, empty, or neither text nor number."""
     if isinstance(answer, bool | int | float) and answer == answer:  # pandas writes null as NaN
         return str(answer)
     if not isinstance(answer, str):
@@ -178,19 +174,15 @@ def gold_text(answer: Any) -> str:
 
 
 def gold_answer(answer: Any) -> str:
-    """A gold as the bare answer: the box of a solution, or what follows its `####`; see `gold_text`.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """The bare gold answer: the box of a solution, or the text after its `####`; raises as `gold_text`."""
     text = gold_text(answer)
     answers = given_answers(text)
     return answers[0].text if answers else text
 
 
 def _exact(completion: str, answer: Any, row: dict[str, Any]) -> bool:
-    said = said_answer(completion)
-    return any(said == gold_text(gold).strip() for gold in accepted(answer) or [None])
+    given = said_answer(completion)
+    return any(given == gold_text(gold).strip() for gold in accepted(answer) or [None])
 
 
 def _load_math() -> tuple[Check, dict[str, Any]]:

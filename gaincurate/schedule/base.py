@@ -1,7 +1,7 @@
 """The base class of strategies, which draw the prompts of each round and learn from their outcomes.
 
 A selector draws ranks (places in its order, 0 is taught first) and learns by rows (places in the scored
-set, which never change): a re-scoring may change the order, and what was learnt of a prompt must survive it.
+set, which never change). A re-scoring may change the order; what a selector knows about a prompt survives it.
 """
 
 from __future__ import annotations
@@ -12,65 +12,73 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.options import near, refusals
 from gaincurate.core.rng import Floats, Ints, Labels, draw_within, gumbel_keys, largest_within, one_group
+from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.embeddings import matrix
 from gaincurate.errors import InputError
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import Context
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
+from gaincurate.schedule.observations import HISTORY, RATES, Note, silent
+from gaincurate.schedule.run import Run, read_table
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
 
 
 class Options(BaseModel):
-    """A strategy's own options; frozen, unknown names refused."""
+    """A strategy's own options: frozen, and an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def round_size(self, budget: int | None) -> int | None:
-        """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
+        """The number of prompts of a round with this `--budget` (None: not given); None if it is not known.
 
-        Raises InputError where the options ask for another number.
+        Raises InputError if the options require another number.
         """
         return budget
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that a run with these options can be opened over a set; raises InputError where it cannot."""
+        """Raise InputError if a run with these options cannot be opened over a set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The prompts to draw from: `rows` prompts, `budget` of them each round, drawn under `seed`.
+    """The prompts to draw from: `rows` prompts, of which each round has `budget`, drawn under `seed`.
 
-    `angles` is the least and the largest `gc_angle` of the set. With `strata` each group of prompts keeps its
-    share of every round: `draw` and `pick` choose within groups. `align_to` is the trainer's prompts a batch,
-    1 where it is not known.
+    `angles` are the least and the largest `gc_angle` of the set. With `strata` each group of prompts keeps
+    its share of every round: `draw` and `pick` choose within groups. `align_to` is the trainer's number of
+    prompts per batch, 1 if it is not known.
     """
 
     rows: int
     budget: int
     seed: int
     angles: tuple[float, float] = (0.0, 2.0)
-    strata: Strata | None = None
+    strata: PromptGroups | None = None
     align_to: int = 1
 
     def draw(self, log_weights: Floats, round_: int, leave_out: Ints | None = None) -> Ints:
-        """`[budget]` distinct ranks, as if drawn one after the other with weights exp(`log_weights`).
+        """Draw `[budget]` distinct ranks, one after the other, with weights exp(`log_weights`).
 
-        The same ranks for the same seed, round and weights, on every machine. With strata, each group's
-        part of them is drawn so, in the order of `pick`.
+        The same seed, round and weights give the same ranks on every machine. With strata, each group's quota
+        is drawn in this way, and the groups take turns as in `pick`.
 
         Args:
             log_weights: `[rows]`, by rank, finite, up to a constant.
             round_: the round.
-            leave_out: ranks that are not drawn, distinct. Default: none.
+            leave_out: distinct ranks that are not drawn. Default: none.
 
         Raises:
             InputError: a weight is missing or not finite, or too few ranks are left.
@@ -88,7 +96,7 @@ class Pool:
     def draw_by(
         self, log_weights: Callable[[int, int], Floats], round_: int, leave_out: Ints | None = None
     ) -> Ints:
-        """As `draw`, with weights that are made for the ranks from `start` to `stop`, `[stop - start]`."""
+        """As `draw`; `log_weights(start, stop)` gives the weights of those ranks, `[stop - start]`."""
         left_out = np.zeros(0, np.int64) if leave_out is None else np.sort(leave_out)
 
         def left_in(start: int, stop: int) -> Floats:
@@ -102,23 +110,23 @@ class Pool:
         return self._ordered(*draw_within(sizes, left_in, self._labels, seed=self.seed, round_=round_))
 
     def noisy(self, log_weights: Floats, round_: int) -> Floats:
-        """Keys whose largest are a draw by exp(`log_weights`) without replacement (Gumbel top-k), `[rows]`.
+        """Gumbel keys, `[rows]`: the largest are a draw without replacement by exp(`log_weights`).
 
         Args:
-            log_weights: `[rows]`, by rank; -inf for what is not drawn.
+            log_weights: `[rows]`, by rank; -inf for a rank that is not drawn.
             round_: the round.
         """
         return gumbel_keys(log_weights, seed=self.seed, round_=round_)
 
     def pick(self, keys: Floats, round_: int) -> Ints:
-        """`[budget]` distinct ranks with the largest keys, largest first; of equal keys the lowest rank.
+        """Pick the `[budget]` ranks with the largest keys, largest first; of equal keys the lowest rank.
 
-        With strata they are the largest of each group, whose quota they fill. Then groups take turns, so that
-        any stretch of the round, a trainer's batch for one, has their shares too.
+        With strata each group fills its quota with its largest keys. Then the groups take turns, so that any
+        part of the round, such as a trainer's batch, has about their shares.
 
         Args:
-            keys: `[rows]`, by rank; -inf for what is only taken where nothing else is left (of its group).
-            round_: the round, by which quotas go.
+            keys: `[rows]`, by rank; -inf for a rank that is taken only if no other of its group is left.
+            round_: the round; it determines the quotas.
 
         Raises:
             InputError: a key is missing or NaN.
@@ -132,7 +140,7 @@ class Pool:
         return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels))
 
     def by_groups(self, round_: int, take: Callable[[int, Ints, int], Ints]) -> Ints:
-        """`[budget]` distinct ranks: those that `take` gives for each group's number, ranks and quota."""
+        """Collect `[budget]` distinct ranks: `take` gives those of a group by its number, ranks and quota."""
         if self.strata is None:
             return take(0, np.arange(self.rows), self.budget)
         quotas, members = self.strata.quotas(self.budget, round_).tolist(), self.strata.members()
@@ -140,7 +148,7 @@ class Pool:
         return self.strata.by_turns(np.concatenate(taken))
 
     def _checked(self, method: str, what: str, values: Any) -> Floats:
-        # An array stays as it is: a draw by float32 is another than by float64.
+        # An array keeps its type: a draw by float32 differs from one by float64.
         array = values if isinstance(values, np.ndarray) else np.asarray(values, np.float64)
         if array.dtype.kind not in "fiub" or array.shape != (self.rows,):
             raise InputError(
@@ -173,15 +181,97 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """The argument of `Selector.prepare`: the scored set by row, the newest policy, and evidence.
+
+    A row is a place in the scored set, from 0. A rank is a place in the order that the strategy draws from.
+    The set is the one that the run was opened with, also after a re-scoring: embeddings of two models are not
+    comparable. Every property reads its file when it is asked for.
+    """
+
+    run: Run
+    """The run, for its folder and options."""
+    round: int
+    """The round that is drawn next, from 0."""
+    order: str
+    """The digest of the order that it is drawn from."""
+    checkpoint: str | None = None
+    """The newest policy: before round 0 the run's model, then the last checkpoint; None if not known."""
+    note: Note = silent
+    """Takes a sentence for the person at the terminal."""
+    held: Held = AS_IT_IS
+    """Takes the run and a checkpoint, and yields a folder of it that nobody changes."""
+    reference_outcomes: Path | None = None
+    """The path of `--reference-outcomes`."""
+    opening: bool = False
+    """The run is being opened. For work that takes long raise `NotReadyError`; `schedule next` or `run` then
+    calls again."""
+
+    @property
+    def scored(self) -> ScoredSet:
+        """The scored set; its shards are mapped, not loaded."""
+        return self.run.scored
+
+    @property
+    def rows(self) -> Ints:
+        """`[N]`: the row at each rank."""
+        return self.run.order(self.order).rows
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the scored set by row, `[N]`, mapped; `.to_numpy()` makes an array of it.
+
+        Args:
+            name: of a column, or with dots of a field inside a struct.
+
+        Raises:
+            InputError: no such column; lists those there are.
+        """
+        if name in dict(fields(self.scored.schema)):
+            return read_column(self.scored, name)
+        return self.scored.column(name)
+
+    @property
+    def history(self) -> Floats | None:
+        """Wins and losses in earlier training by row, `[2, N]` (`--history`); None without one."""
+        if not self.run.config.history:
+            return None
+        table, counts = read_table(self.run.folder / HISTORY), np.zeros((2, self.run.facts["rows"]))
+        counts[:, table.column("row").to_numpy()] = [table.column(n).to_numpy() for n in ("wins", "losses")]
+        return counts
+
+    @property
+    def rates(self) -> Floats | None:
+        """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
+        if not self.run.config.rates:
+            return None
+        return np.stack([column.to_numpy() for column in read_table(self.run.folder / RATES).columns], 1)
+
+    def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+        """The embeddings of these rows, `[rows, width]`, in this order.
+
+        Args:
+            rows: default: all, which is `4 * N * width` bytes at once.
+
+        Raises:
+            InputError: the set has none, or a row has none.
+        """
+        if rows is not None:
+            return matrix(self.scored.take(rows), self.scored.folder)
+        columns = [name for name in (ID, EMBEDDING) if name in self.scored.schema.names]
+        blocks = [matrix(table, self.scored.folder) for table in self.scored.tables(columns)]
+        return np.concatenate(blocks)
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The observations of a round.
 
-    `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
-    and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
-    the mean over prompts of each one's mean success; `concentration` is C_t, their mean `gc_angle` under the
-    newest scores, 0 where none of them has one. `late` are rows, wins and losses that came in for earlier
-    rounds. `tokens` `[prompts]` are mean completion tokens of those of their rollouts whose lines have
-    `tokens`, 0 where none has.
+    `rows` `[prompts]` are its prompts. `wins` and `losses` `[prompts]` are sums of success and failure (each
+    in [0, 1]) over the rollouts of a prompt that could be judged, so together they are their number.
+    `accuracy` is Acc_t, the mean over prompts of their mean success; `concentration` is C_t, their mean
+    `gc_angle` under the newest scores, 0 if none has an angle. `late` are rows, wins and losses of outcomes
+    that came in for earlier rounds. `tokens` `[prompts]` is the mean number of completion tokens over the
+    rollouts whose lines have `tokens`, 0 if none has.
     """
 
     round: int
@@ -197,74 +287,74 @@ class Observed:
 
 
 class Selector(ABC):
-    """One strategy in one run. A strategy of one's own is a subclass with `draw`.
+    """One strategy in one run. For a strategy of your own, write a subclass with `draw`.
 
-    Before each round a selector is made again, with `Class(pool, options)` and `load_state_dict`. It hears of
-    the round before (`observe`), can look at the set and at the newest policy (`prepare`), draws, and its
-    `state_dict` is written beside the plan. So a run that was killed goes on to the same draws.
+    Before each round the run makes the selector anew: `Class(pool, options)`, then `load_state_dict`. It
+    passes the outcomes of the round before to `observe`, and the set and the newest policy to `prepare`. Then
+    it calls `draw`, and writes `state_dict` beside the plan. So a run that was killed resumes with the same
+    draws.
     """
 
     Options: ClassVar[type[Options]] = Options
     """The strategy's own options."""
     by: ClassVar[str | None] = None
-    """The column that its order goes by where the user names none; None for the order of the set."""
+    """The default column of its order; None for the order of the set."""
     ascending: ClassVar[bool] = True
-    """Whether low values come first there."""
+    """Whether low values of that column come first."""
     ordering: ClassVar[Ordering] = "none"
-    """Of what its ranks are: `any` column's order, which may change from round to round; a `fixed` one, any
-    column's too; or `none`, the set's own rows."""
+    """The kind of its order: by `any` column, and it may change from round to round; by any column, but
+    `fixed` for the run; or `none`, so that ranks are the set's rows."""
     reads_scores: ClassVar[bool] = True
-    """Whether draws depend on what the model gave for each prompt, the order aside. `gaincurate compare`
-    charges a scoring pass for it, and for an order by a score."""
+    """Whether draws depend on scores of the model other than through the order. `gaincurate compare` charges
+    a scoring pass for that, and for an order by a score."""
     leaves_out: ClassVar[bool] = False
-    """Whether some ranks are never drawn. Their group may then give less than its share (`--stratify`)."""
+    """Whether some ranks are never drawn. Their group may then fall short of its share (`--stratify`)."""
     takes_evidence: ClassVar[bool] = False
     """Whether `prepare` reads `Context.history` and `Context.rates` (`--history`, `--rates`)."""
     observes_references: ClassVar[bool] = False
-    """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
+    """Whether `prepare` needs outcomes of reference prompts (`--reference-outcomes`, `--rollout`)."""
 
     def __init__(self, pool: Pool, options: Any) -> None:
         self.pool, self.options = pool, options
 
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
-        """`reads_scores` with these options, where it depends on them."""
+        """`reads_scores` with these options, for a strategy in which it depends on them."""
         return cls.reads_scores
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
-        """Learn what the next draw needs, from the scored set or from the newest policy.
+        """Read what the next draw needs from the scored set or the newest policy.
 
-        Called once before each draw, after `observe`. What it takes from files need not be in `state_dict`.
+        Called once before each draw, after `observe`. `state_dict` need not hold what this reads from files.
 
         Raises:
-            NotReadyError: something has to happen first. The run stays as it is, and is asked again by
-                `schedule next` or `run`.
+            NotReadyError: something has to happen first. The run stays as it is, and `schedule next` or `run`
+                tries again.
         """
 
     @abstractmethod
     def draw(self, round_: int) -> Ints:
-        """`[budget]` distinct ranks, in drawn order; called once per round, in turn."""
+        """Draw `[budget]` distinct ranks, in the order of the round; called once per round, in turn."""
 
     def observe(self, observed: Observed) -> None:  # noqa: B027 - a hook that may be left out
-        """Learn from a round, before the next is drawn."""
+        """Learn from the outcomes of a round before the next one is drawn."""
 
     def state_dict(self) -> Json:
-        """All that a later draw depends on and that changed since the start, as JSON values."""
+        """Everything that changed since the start and that a later draw depends on, as JSON values."""
         return {}
 
     def load_state_dict(self, state: Json) -> None:  # noqa: B027 - a hook that may be left out
-        """Go on from a `state_dict`."""
+        """Restore a `state_dict`."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the plan of the round that was drawn (`mu`, `sigma`, ...)."""
+        """Numbers for the plan of the drawn round (`mu`, `sigma`, ...)."""
         return {}
 
     def plan_facts(self, rows: Ints) -> Json:
-        """More for that plan, as JSON values under names that it does not have.
+        """More entries of that plan: JSON values under names that the plan does not have.
 
-        `predicted`, a failure rate per prompt, is compared with what comes back. `rollouts` are the prompts'
-        group sizes, for trainers that take them. `references` is what `dots` says of its own and no other
-        strategy may use.
+        The outcomes are compared with `predicted`, a failure rate per prompt. `rollouts` are group sizes, one
+        per prompt, for trainers that take them. `references` is reserved for `dots`.
 
         Args:
             rows: `[budget]`, of the prompts, in the plan's order.
@@ -272,7 +362,7 @@ class Selector(ABC):
         return {}
 
     def reach(self, rounds: int) -> tuple[int, int] | None:
-        """The first and last rank that so many rounds can draw from, for `--rescore window`.
+        """The first and last rank that this many rounds can draw from, for `--rescore window`.
 
         Called before `prepare`.
         """
@@ -280,9 +370,9 @@ class Selector(ABC):
 
 
 def load(strategy: str) -> type[Selector]:
-    """The class of a strategy by its name, or of a user's own by `module:Class`.
+    """The class of a strategy by its name, or of a user's own strategy by `module:Class`.
 
-    Raises InputError for no such strategy, module or class, or a class that lacks a part.
+    Raises InputError if there is no such strategy, module or class, or the class lacks a method.
     """
     module, _, name = STRATEGIES.get(strategy, strategy).partition(":")
     if not (module and name):
@@ -309,7 +399,7 @@ def load(strategy: str) -> type[Selector]:
 
 
 def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:
-    """The options of a strategy; raises InputError for a name that it does not have, or a wrong value."""
+    """The checked options of a strategy; raises InputError for an unknown name or a wrong value."""
     try:
         return kind.Options(**values)
     except ValidationError as error:
@@ -321,6 +411,6 @@ def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]
 
 
 def build(strategy: str, pool: Pool, options: Mapping[str, Any]) -> Selector:
-    """A selector at its start; raises what `load` and `check_options` raise."""
+    """A selector at its start; raises as `load` and `check_options` do."""
     kind = load(strategy)
     return kind(pool, check_options(strategy, kind, options))

@@ -1,12 +1,12 @@
 """The model that a round begins with, a checkpoint or the first model; and the way back to a checkpoint.
 
-Complete means a configuration, safetensors whose headers account for every byte, and a readable
-`trainer_state.json` where there is one. That says enough only of a trainer that has ended: one that
-still writes may not be done. A trainer with a layout of its own comes with its own `Finder`.
+A checkpoint is complete if it has a configuration, safetensors whose headers account for every byte, and a
+`trainer_state.json` that is readable if there is one. This holds only for a trainer that has ended: one that
+is still writing may add files. A trainer with another layout has its own `Finder`.
 
-A trainer that resumes from an older checkpoint does the steps after it again. What the run did since is set
-aside, not deleted: rounds go to `undone/`, and outcomes after the step are taken back by a line in their
-file. Killed at any instant, the run is at one of the rounds between, and going back again ends it.
+A trainer that resumes from an older checkpoint repeats the steps after it. What the run did since is set
+aside, not deleted: rounds go to `undone/`, and a line in their file takes back the outcomes after the step.
+If the process is killed, the run stands at one of the rounds in between; going back again completes it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,8 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from gaincurate.core import files
 from gaincurate.core.artifact import EXECUTION, Json
-from gaincurate.core.files import (
-    append_lines,
-    digest_bytes,
-    digest_file,
-    digest_json,
-    drop_half_line,
-    log_lines,
-    reading,
-    too_long,
-)
 from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular, read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.core.scored_set import ScoredSet
@@ -44,30 +35,30 @@ _PLACE_FORMAT = 1
 
 
 class Finder:
-    """Finds what a round's training left; this one knows no trainer, and one that does replaces its methods.
+    """Finds the checkpoint that a round's training left. A subclass for a trainer overrides its methods.
 
-    A checkpoint may then also be what `gaincurate score` cannot read, an adapter for one, as long as `held`
-    makes of it what can be read.
+    Its checkpoints may be in a form that `gaincurate score` cannot read, such as an adapter, if its `held`
+    makes a readable folder of them.
     """
 
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint in a folder or up to three folders below it.
 
-        By the time of its weights; of two at the same time, the one with the larger step. What was there
-        before `since` (seconds since 1970) is left out, whatever its files say of their age: copies keep the
-        times of what they are copies of.
+        The newest has the latest weights, or of two from the same time the larger step. A checkpoint that was
+        there before `since` (seconds since 1970) does not count. This compares times of change (ctime),
+        because a copied file keeps the time of modification of its original.
         """
         complete = [path for path in _candidates(output, _DEPTH) if why_incomplete(path) is None]
         new = [path for path in complete if max(file.stat().st_ctime for file in _weights(path)) >= since]
         return max(new, key=_age, default=None)
 
     def why_none(self, output: Path) -> str:
-        """The reason if there is none: the missing part of the first incomplete one."""
+        """The reason why there is none: the missing part of the first incomplete one."""
         whys = (why_incomplete(path) for path in _candidates(output, _DEPTH))
         return next((why for why in whys if why is not None), "this attempt wrote none")
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
-        """Why the next round cannot begin with this checkpoint; None where it can."""
+        """Why the next round cannot begin with this checkpoint; None if it can."""
         return why_incomplete(checkpoint)
 
     def chosen(self, run: Run, root: Path) -> str:
@@ -80,7 +71,7 @@ class Finder:
 
 
 Held = Callable[[Run, str], AbstractContextManager[str]]
-"""Takes a run and a checkpoint, yields the folder to read in its place."""
+"""Takes a run and a checkpoint, and yields the folder to read in place of it."""
 AS_IT_IS: Held = Finder().held
 
 
@@ -120,7 +111,7 @@ def weight_names(folder: Path) -> list[str] | None:
         return ["model.safetensors"]
     try:
         names = sorted(set(json_file(folder / INDEX)["weight_map"].values()))
-        plain = all(name == Path(name).name and not too_long(Path(name)) for name in names)
+        plain = all(name == Path(name).name and not files.too_long(Path(name)) for name in names)
         return names if names and plain else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -152,9 +143,9 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def weights_of(folder: str) -> list[list[object]]:
-    """Names, sizes and times of a checkpoint's weight files: what tells it from a later one in its place."""
-    files = sorted(_weights(Path(folder)))
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    """Name, size and time of each weight file, which distinguish it from a later checkpoint in the folder."""
+    weights = sorted(_weights(Path(folder)))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights]
 
 
 def _age(folder: Path) -> tuple[int, int]:
@@ -191,7 +182,8 @@ def safetensors_header(path: Path) -> tuple[Json, int]:
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
     """The model that the newest round's training begins with: the run's, or the last round's checkpoint.
 
-    Empty if neither is known and the command does not name it. TrainerError: it is gone. InputError: unknown.
+    It is empty if it is not known and the command has no place for it. Raises InputError if it is not known
+    and the command needs it, TrainerError if it is gone.
     """
     checkpoint = run.state["checkpoint"]
     if checkpoint is None and not any("{checkpoint}" in part for part in command):
@@ -216,25 +208,24 @@ def recorded_model(folder: Path) -> str | None:
 
 
 def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
-    """The folder of the model that scored a set, or its .gguf file; None where nothing says which it was.
+    """The folder of the model that scored a set, or its .gguf file; None if the set does not record it.
 
-    The scoring run's log names its place, which may hold another model by now. So the hash of the weights is
-    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than a read. A
-    model that is not on this machine is its name, with a note. Raises ModelError where its folder or file is
-    gone, or has other weights.
+    The scoring run's log names its place, which may hold another model by now. So this compares the hash of
+    the weights with the one in the set's identity. For a model of the Hub that is not on this machine it
+    returns the name, with a note. Raises ModelError if the folder or file is gone or has other weights.
     """
     place = _place(scored.folder)
     if place is None:
         return None
     kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
     weights = wanted.get("weights")
-    try:  # finding runs nothing of the files, so pickled weights are of no danger here
+    try:  # this runs no file of the model, so pickled weights are no danger here
         if kind == "hub":
             revision = wanted.get("revision")
             pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
-            files = hub_model(pinned, allow_pickle=True)
+            model = hub_model(pinned, allow_pickle=True)
         else:
-            files = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
+            model = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
     except (ImportError, GaincurateError) as error:
         why = str(error)
         if kind != "local":
@@ -245,9 +236,9 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
             return str(name)
     else:
         # The set's identity may have the hash with or without the code of the repository.
-        for each in (files, replace(files, trust_remote_code=True)):
+        for each in (model, replace(model, trust_remote_code=True)):
             if weights is None or each.fingerprint()["weights"] == weights:
-                return str(files.weights[0] if files.gguf else files.folder)
+                return str(model.weights[0] if model.gguf else model.folder)
         why = "its weights have another hash than those in the set's identity."
     raise ModelError(
         f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
@@ -258,7 +249,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 
 def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
-    places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
+    places = [entry["place"] for entry in files.log_lines(folder / EXECUTION) if "place" in entry]
     return places[-1] if places else None
 
 
@@ -269,23 +260,24 @@ def saved_place(run: Run, step: int) -> Json:
     lines = _whole_lines(run, round_)
     return {
         "format": _PLACE_FORMAT,
-        "run": digest_json(run.facts),
+        "run": files.digest_json(run.facts),
         "round": round_,
         "step": step,
-        "plan": digest_file(run.round_folder(round_) / PLAN),
-        "outcomes": {"bytes": len(lines), "hash": digest_bytes(lines)},
+        "plan": files.digest_file(run.round_folder(round_) / PLAN),
+        "outcomes": {"bytes": len(lines), "hash": files.digest_bytes(lines)},
         "state": state,
     }
 
 
 def check_place(run: Run, saved: Json, where: str) -> None:
-    """See that a place, which was read from `where`, is one of this run, in the history that it is in.
+    """Check that a place, which was read from `where`, belongs to this run and to its present history.
 
-    Raises OutputError for another run's, one ahead of the run's folder, or one of rounds that were undone.
+    Raises OutputError for a place of another run, of a later round than the run's folder has, or of rounds
+    that were undone.
     """
     if saved["format"] != _PLACE_FORMAT:
         raise OutputError(f"{where} has format {saved['format']}, this version reads {_PLACE_FORMAT}.")
-    if saved["run"] != digest_json(run.facts):
+    if saved["run"] != files.digest_json(run.facts):
         other = f"was saved with another run than {run.folder}"
         raise OutputError(f"{where} {other}; give the run that this training began with.")
     round_ = saved["round"]
@@ -299,9 +291,9 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     lines, size = _whole_lines(run, round_), saved["outcomes"]["bytes"]
     if not plan.exists():
         undone = f"round {round_} was set aside in undone/"
-    elif digest_file(plan) != saved["plan"]:
+    elif files.digest_file(plan) != saved["plan"]:
         undone = f"round {round_} was planned again since"
-    elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
+    elif files.digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
         undone = f"round {round_} was trained again since"
     elif (step := earliest_return(lines[size:])) is not None and step < saved["step"]:
         undone = f"training went back to step {step} since, before its step {saved['step']}"
@@ -313,15 +305,15 @@ def check_place(run: Run, saved: Json, where: str) -> None:
 def _whole_lines(run: Run, round_: int) -> bytes:
     """The whole lines of a round's outcomes."""
     path = run.outcomes(round_)
-    with reading(path):
+    with files.reading(path):
         data = read_bytes(path) if path.exists() else b""
     return data[: data.rfind(b"\n") + 1]
 
 
 def return_to(run: Run, saved: Json, where: str) -> int:
-    """Make a run what it was at a place that was saved, and return the number of rounds that were undone.
+    """Restore a run to a saved place, and return the number of rounds that this undid.
 
-    Call it while holding `working_on`. Raises OutputError as `check_place`.
+    Call it while holding `working_on`. Raises OutputError as `check_place` does.
     """
     check_place(run, saved, where)
     round_, newest = int(saved["round"]), run.round
@@ -341,16 +333,16 @@ def return_to(run: Run, saved: Json, where: str) -> int:
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
-    """Take back a round's outcomes after a step, a half line at their end, and its later references."""
+    """Take back a round's outcomes after a step and the next round's references; drop a half line."""
     forget_references(run, round_ + 1)
-    if drop_half_line(run.outcomes(round_)):
-        append_lines(run.outcomes(round_), [{"resume_from_step": step}])
+    if files.drop_half_line(run.outcomes(round_)):
+        files.append_lines(run.outcomes(round_), [{"resume_from_step": step}])
 
 
 def forget_references(run: Run, round_: int) -> None:
-    """Set aside what a round's references did, since the policy that they were of is trained again.
+    """Set aside the outcomes of a round's references, because their policy will be trained again.
 
-    Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
+    Rollouts of a checkpoint with recorded weights stay: the weights are compared before they are used.
 
     Raises:
         StorageError: the file system refused.
@@ -362,17 +354,17 @@ def forget_references(run: Run, round_: int) -> None:
 
 
 def forget_training(run: Run, round_: int) -> None:
-    """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
+    """Forget the newest round's training; its outcomes are kept under another name."""
     if run.outcomes(round_).exists():
         _set_aside(run.outcomes(round_), run.round_folder(round_) / "outcomes-{}.jsonl")
-    with reading(run.round_folder(round_), "write"):
+    with files.reading(run.round_folder(round_), "write"):
         (run.round_folder(round_) / TRAINED).unlink(missing_ok=True)
     forget_references(run, round_ + 1)
 
 
 def _set_aside(source: Path, goal: Path) -> None:
     """Rename a file or folder to `goal`, with the first free number for the braces in its name."""
-    with reading(goal.parent, "write"):
+    with files.reading(goal.parent, "write"):
         goal.parent.mkdir(exist_ok=True)
         names = (goal.with_name(goal.name.format(number)) for number in count(1))
         source.rename(next(name for name in names if not name.exists()))

@@ -33,7 +33,7 @@ BY_EMBEDDING, CLUSTERS = "embedding", 16
 """The value of `--stratify` for clusters of embeddings, and the default number of clusters."""
 
 
-def weights_of(text: str) -> dict[str, Any]:
+def group_weights_of(text: str) -> dict[str, Any]:
     """Parse `--group-weights`: `code=.3,math=.7`, or a JSON object if a name has a comma or a =."""
     if text.lstrip().startswith("{"):
         return json_object(text, "--group-weights", '{"code": 0.3, "math": 0.7}')
@@ -159,7 +159,7 @@ class ScheduleConfig(BaseModel):
             "group. 0 leaves one out.",
             STRATA,
             metavar="NAME=W,...",
-            read=weights_of,
+            read=group_weights_of,
         ),
     ] = None
     align_to: Annotated[

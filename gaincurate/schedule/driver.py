@@ -1,10 +1,10 @@
 """Drives a run through its rounds: a trainer, one process per round (`drive`), or a program's own loop
 (`Schedule`).
 
-Each round: run the command, take its outcomes, score again where due, plan the next. What was done is on disk
-before the next thing begins, so a killed driver goes on where it was. The trainer is a command with places to
-fill in, so any program can be driven. `Schedule` keeps nothing but the run's folder, so a program and the
-command line can take turns on the same run.
+Each round it runs the command, takes the outcomes, scores again if that is due, and plans the next round.
+Each step is on disk before the next begins, so a killed driver resumes. The trainer is a command with
+placeholders, so it can be any program. `Schedule` keeps its state in the run's folder only, so a program and
+the command line can take turns on the same run.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ def drive(
 ) -> None:
     """Run the command, a trainer with placeholders in braces, for each round that is left.
 
-    An empty command is the last one. `timeout` is seconds for a round's training. `again` trains the newest
-    round again although its trainer ended well. By default any folder with whole weights is a checkpoint.
+    An empty command stands for that of the last call. `timeout` limits a round's training, in seconds. With
+    `again` the newest round is trained again even if its trainer ended well. `finder` finds the trainer's
+    checkpoints; by default a checkpoint is any folder with complete weights.
 
     Raises:
-        TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.
+        TrainerError: the trainer failed, hung, or left no checkpoint although one is needed.
         OutcomeError: its outcomes cannot be used.
-        LockedError: another process is at work on the run, or an earlier trainer still lives.
+        LockedError: another process works on the run, or an earlier trainer is still running.
     """
     view, finder = view or View(), finder or Finder()
     wanted = remembered(run, command)
@@ -97,7 +98,7 @@ def drive(
 
 
 def _trains_again(run: Run, command: list[str], view: View) -> bool:
-    """Whether a new command is for the newest round too: the last one ended well and left no outcomes."""
+    """Whether a new command trains the newest round again: the last one ended well but left no outcomes."""
     round_, outcomes = run.round, run.outcomes(run.round)
     trained = (run.round_folder(round_) / TRAINED).exists() and (run.folder / _COMMAND).exists()
     if not trained or remembered(run, []) == command or (outcomes.exists() and outcomes.stat().st_size):
@@ -107,9 +108,9 @@ def _trains_again(run: Run, command: list[str], view: View) -> bool:
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
-    """The command to use: the one given, or the one of the last time.
+    """The given command, or else that of the last call.
 
-    Raises InputError where there is neither, or it has a placeholder or a program that is not known.
+    Raises InputError if there is neither, or it has an unknown placeholder or program.
     """
     path = run.folder / _COMMAND
     if not command and not path.exists():
@@ -129,7 +130,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
 
 
 def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str]:
-    """The newest round's command as `drive` would run it; raises as `remembered` and `checkpoint_before`."""
+    """The newest round's command as `drive` runs it; raises as `remembered` and `checkpoint_before` do."""
     if run.state["finished"]:
         raise InputError(f"{run.folder} is finished: no round is left.")
     wanted = remembered(run, command)
@@ -137,7 +138,7 @@ def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str
 
 
 def _names_of(run: Run, round_: int, command: Sequence[str], finder: Finder) -> dict[str, str]:
-    """The values of the placeholders in a round; absolute paths."""
+    """The values of the placeholders in a round; paths are absolute."""
     return {
         "data": str(run.data(round_).resolve()),
         "round": str(round_),
@@ -150,7 +151,7 @@ def _names_of(run: Run, round_: int, command: Sequence[str], finder: Finder) -> 
 def _train(
     run: Run, round_: int, command: list[str], lock: int, timeout: float | None, view: View, finder: Finder
 ) -> None:
-    """Run a round's trainer, and write down its end and the checkpoint that it left."""
+    """Run a round's trainer, and record its end and the checkpoint that it left."""
     folder, names = run.round_folder(round_), _names_of(run, round_, command, finder)
     output, log, counter = Path(names["output"]), folder / "trainer.log", folder / "attempt.json"
     attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
@@ -187,7 +188,7 @@ def _train(
 
 @contextmanager
 def _pointing_at(run: Run, round_: int) -> Iterator[None]:
-    """Say which round it was, and what to do, after an error's own sentence."""
+    """Add the round and what to do to an error's sentence."""
     again = f"Nothing is lost: `gaincurate schedule run {shlex.quote(str(run.folder))}` "
     try:
         yield
@@ -285,10 +286,10 @@ class Schedule:
         return f"Schedule({str(self.folder)!r}: {config.strategy}, {at})"
 
     def __iter__(self) -> Iterator[int]:
-        """The rounds that are left, by number; the body trains on `data()` and gives outcomes to `report`.
+        """The numbers of the rounds that are left; the body trains on `data()` and calls `report`.
 
         The next round is planned after the body, without a checkpoint: a run that needs one calls `next`.
-        A loop that was left early begins with the same round again, as a new attempt at it.
+        A loop that was left early resumes with the same round, as a new attempt at it.
         """
         if self.round < 0:  # it waits for its first references
             self.next()

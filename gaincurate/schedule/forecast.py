@@ -2,9 +2,9 @@
 
 The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
 oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
-it is now: a policy that learns makes outcomes age, so their forecast is an upper bound. In a simulated set,
-pass rates go with labels, earlier training and other models' rates as far as strategy `posterior` expects by
-these the outcomes of references that it has not seen.
+it is now. A policy that learns makes outcomes outdated, so their forecast is an upper bound. In a simulated
+set, pass rates depend on labels, earlier training and other models' rates to the degree to which these let
+strategy `posterior` predict the outcomes of held-out references.
 """
 
 from __future__ import annotations
@@ -16,34 +16,31 @@ from typing import Annotated, Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.columns import read_column
 from gaincurate.core.options import READING, Option
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
-from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
-from gaincurate.difficulty.predict import check_ids
+from gaincurate.difficulty.predict import rows_of
 from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import Names
-from gaincurate.schedule.context import Context, count_history
-from gaincurate.schedule.observations import REPLAY, Note, pass_rates_of, silent
+from gaincurate.schedule.observations import REPLAY, Note, count_history, pass_rates_of, silent
 
 Grid = npt.NDArray[np.float64]
 
 GRID: Grid = np.linspace(0.0, 1.0, 201)
 """Pass rates that the mixture is of, 0 and 1 among them."""
 SILENT = 0.2
-"""A prompt hardly teaches where the chance that its group differs is below this. Outcomes of a few rollouts
-cannot tell a much lower chance from none."""
+"""A prompt whose group differs with a lower chance hardly teaches. Outcomes of a few rollouts cannot
+distinguish a much lower chance from none."""
 _RESAMPLES = 200
 _STEPS = np.array([60] + [20, 150] * (_RESAMPLES // 2))
 """Of expectation maximisation, for the estimate and for each resample. Few steps leave a mixture too smooth,
@@ -56,9 +53,9 @@ _GROUPS, _OF_A_GROUP = 8, 32  # groups of references by what is expected of them
 FEWEST = 30
 """Prompts with rollouts that a forecast needs at least."""
 LITTLE_WASTE, NO_WASTE = 1 / 2, 1 / 3
-"""Of uniform's groups. Where less is wasted, exact p (1 - p) gained little in our trainings, or nothing."""
+"""Of uniform's groups: if less is wasted, exact p (1 - p) gained little or nothing in our trainings."""
 WORTH = 1.2
-"""Times uniform's groups that differ per token, below which a choice is not worth advising."""
+"""Groups that differ per token as a multiple of uniform's; below this, a choice is not recommended."""
 
 
 class ForecastConfig(BaseModel):
@@ -112,7 +109,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The share of a strategy's groups that `differ`, and that in `times` of uniform's."""
+    """The share of a strategy's groups that `differ`, and its ratio to uniform's (`times`)."""
 
     strategy: str
     differ: Share
@@ -120,11 +117,12 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EvidenceSource:
     """Evidence from before a training, and how well it `tells` apart prompts whose groups do not differ.
 
-    Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
-    that do not differ: 1 stands for that of a choice by true pass rates, and 0 for that of all prompts.
+    Take the prompts that it expects to differ least, as large a share as is wasted. `tells` is the share of
+    their groups that do not differ, scaled: 0 is the share of all prompts, 1 that of the prompts which true
+    pass rates would name.
     """
 
     name: str
@@ -149,7 +147,7 @@ class Forecast:
     uniform: Reach
     oracle: Reach
     strategies: list[Reach]
-    sources: list[Source]
+    sources: list[EvidenceSource]
     advice: list[str]
 
 
@@ -253,7 +251,11 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
     groups = np.searchsorted(borders, places, "right")
     of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
     mixtures = np.stack(of_groups, 1)[1:]  # [resamples, groups, grid]
-    true_rates = [_world(seed + i, groups, mixtures[i]) for i in range(worlds)]
+    true_rates: list[Floats] = []  # of each simulated set's rows, from the mixture of their group
+    for world in range(worlds):
+        cumulated = mixtures[world].cumsum(1)[groups]
+        below = uniforms(seed + world, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
+        true_rates.append(GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
 
     def reach(name: str, shares: Floats) -> Reach:
         return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
@@ -299,18 +301,15 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
         wrong = f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}"
     if wrong:
         raise InputError(f"{wrong}.")
-    check_ids(scored, rates)
-    places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())
-    rows: Ints = places.to_numpy().astype(np.int64)
-    return rows
+    return rows_of(scored, rates)
 
 
 def _sources(
     view: _View, group: int, wins: Floats, losses: Floats, weights: Grid, seed: int
-) -> tuple[list[Source], Floats]:
-    """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
+) -> tuple[list[EvidenceSource], Floats]:
+    """How well each source separates prompts, and the rank of each row by all sources, `[rows]`, 0 to 1.
 
-    The rows of `view` are the references, then others. `weights` are as of `_mixtures`.
+    The rows of `view` are the references, then others. `weights` are those of `_mixtures`.
     """
     bare = replace(view, history=None, rates=None)
     views = {"labels": bare}
@@ -335,7 +334,7 @@ def _sources(
         among = _mixtures(wins, losses, lowest, seed=seed) @ equal
         tells = np.clip((among - wasted) / np.maximum(best - wasted, 1e-9), 0.0, 1.0)
         shown = f"labels {' and '.join(labels) or '(none noticed)'}" if name == "labels" else name
-        sources.append(Source(shown, _share(tells)))
+        sources.append(EvidenceSource(shown, _share(tells)))
     places, others = np.zeros(len(view.rows)), np.arange(len(wins), len(view.rows))
     ties = uniforms(seed, 5, _STREAM, 0, len(places))
     for fold, failure, _ in expected:  # by all sources
@@ -348,8 +347,8 @@ def _sources(
 def _expected(
     view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """Expected by `posterior` without the outcomes of a fold: of each fold its references, the failure rates
-    `[rows]` and the rollouts that these rest on; then the labels that were noticed last.
+    """What `posterior` expects without the outcomes of a fold: for each fold its references, failure rates
+    `[rows]` and the number of rollouts behind each; and the labels that it noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
     selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)
@@ -360,7 +359,7 @@ def _expected(
         counted[fold] = 0.0
         outcomes = {"rows": np.arange(len(wins)), "wins": wins * counted, "losses": losses * counted}
         selector.load_state_dict(selector.state_dict() | outcomes)
-        selector.prepare(cast("Context", view))
+        selector.prepare(cast("base.Context", view))
         facts = selector.plan_facts(np.arange(len(view.rows)))
         expected.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
     return expected, facts["evidence"].get("labels", [])
@@ -373,23 +372,15 @@ def _between(values: Floats) -> tuple[Floats, Floats]:
     return below / len(values), upto / len(values)
 
 
-def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
-    """True pass rates of a simulated set's rows, from the mixture of their group, `[groups, grid]`."""
-    cumulated = mixtures.cumsum(1)[groups]
-    below = uniforms(seed, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
-    rates: Floats = GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)]
-    return rates
-
-
 def _simulate(
     config: ForecastConfig, name: str, view: _View, seed: int, rates: Floats, share: float
 ) -> float:
-    """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
+    """The mean chance that a drawn group differs in all rounds of a strategy, as a multiple of uniform's."""
     pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), seed)
     chances = chance_to_differ(rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
-        selector.prepare(cast("Context", replace(view, round=round_)))
+        selector.prepare(cast("base.Context", replace(view, round=round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
         noise = uniforms(seed, round_, _STREAM + 1, 0, len(rows) * config.group)

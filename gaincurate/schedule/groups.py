@@ -1,17 +1,17 @@
-"""The groups that a run keeps the shares of (`--stratify`), labelled once when it is started.
+"""The groups whose shares a run keeps (`--stratify`), labelled once when it is started.
 
-Each group has its quota of a round, and the strategy chooses within. Quotas go by the round alone, so a run
-that is restored has the same ones. Over the rounds each group is less than one prompt away from its share:
-rounding by itself would leave small groups out for good. Rows that `--where` leaves out are a group too, of
-which a round has none.
+Each group has its quota of a round, and the strategy chooses within the group. Quotas depend only on the
+round, so a restored run has the same ones. Summed over the rounds, each group is less than one prompt away
+from its share: plain rounding would leave small groups out for good. Rows that `--where` leaves out are a
+group too, with a quota of 0.
 
-Labels are by row and stay in a file of the run's folder. So a computed column that is written again changes
-no run that is under way, and clusters are not made a second time on another machine.
+Labels are by row, in a file of the run's folder. So a computed column that is written again changes no run
+that is under way, and clusters are not computed a second time on another machine.
 
 Clusters are for sets that name no source or task: k-means by cosine on half-whitened embeddings, each of the
-strongest directions divided by the root of its spread. As they are, a few directions have nearly all of the
-variance; wholly whitened, directions of noise count as much, and clusters agreed less with known tasks.
-Directions and centres are fitted on a sample in float64, and every row then goes to the nearest centre.
+strongest directions divided by the root of its spread. Without whitening, a few directions have nearly all of
+the variance; with full whitening, directions of noise count as much, and clusters agreed less with known
+tasks. Directions and centres are fitted on a sample in float64; then every row goes to the nearest centre.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _ROWS, _SEEDS = 1 << 34, 1 << 35  # streams of random numbers that are no draws
 
 
 @dataclass(frozen=True, slots=True)
-class Strata:
+class PromptGroups:
     """The group of each prompt, and the share of each group in a round.
 
-    `labels` `[rows]` is the group of each rank, `sizes` `[groups]` how many prompts each group has, `parts`
-    `[groups]` its share of a round in whole parts of their sum.
+    `labels` `[rows]` is the group of each rank, `sizes` `[groups]` the number of prompts of each group, and
+    `parts` `[groups]` its share of a round, as an integer part of their sum.
     """
 
     labels: Labels
@@ -68,12 +68,12 @@ class Strata:
     @classmethod
     def coded(
         cls, labels: Labels, names: Sequence[str], weights: Mapping[str, float] | None = None
-    ) -> Strata:
-        """Groups of prompts by their places in the names, `[rows]`, by rank.
+    ) -> PromptGroups:
+        """Groups from labels, `[rows]` by rank, each the index of a name.
 
         `weights` are the groups' shares of a round in any unit: `{"code": 3, "math": 7}` is 30 % code. By
-        default each has the share that it has of the prompts. Raises InputError for a name of no group, a
-        group without a weight, or weights that are no shares.
+        default a group has its share of the prompts. Raises InputError for a name of no group, a group
+        without a weight, or weights that are no shares.
         """
         sizes = np.bincount(labels, minlength=len(names)).astype(np.int64)
         parts = sizes if weights is None else _parts(weights, [name for name in names if name != LEFT_OUT])
@@ -83,16 +83,16 @@ class Strata:
 
     @property
     def is_one(self) -> bool:
-        """Whether there are no groups but of rows that are drawn and rows that never are."""
+        """Whether all rows that may be drawn are one group."""
         return len(self.names) - (LEFT_OUT in self.names) == 1
 
     @property
     def drawn(self) -> npt.NDArray[np.bool_]:
-        """The ranks that are not left out for good, `[rows]`."""
+        """Whether each rank may be drawn, `[rows]`: `--where` does not leave it out."""
         drawn: npt.NDArray[np.bool_] = (np.array(self.names) != LEFT_OUT)[self.labels]
         return drawn
 
-    def by_rank(self, rows: Ints) -> Strata:
+    def by_rank(self, rows: Ints) -> PromptGroups:
         """The same groups over another order, by the place in `labels` of each rank, `[rows]`."""
         return replace(self, labels=self.labels[rows])
 
@@ -103,9 +103,9 @@ class Strata:
         return np.split(np.argsort(labels, kind="stable"), np.cumsum(self.sizes)[:-1])
 
     def by_turns(self, ranks: Ints) -> Ints:
-        """Distinct ranks in an order in which any stretch has about the shares that all have.
+        """Distinct ranks reordered so that any part of them has about the shares of the whole.
 
-        Those of one group stay in their order.
+        The ranks of a group stay in their order.
         """
         labels = self.labels[ranks]
         by_group = np.argsort(labels, kind="stable")
@@ -115,15 +115,16 @@ class Strata:
         return ranks[by_group[np.argsort(turn, kind="stable")]]
 
     def quotas(self, budget: int, round_: int, room: Ints | None = None) -> Ints:
-        """The number of prompts of each group in a round, `[groups]`, `budget` in all.
+        """The number of prompts of each group in a round, `[groups]`, which add up to `budget`.
 
-        Added up over the rounds, a group has its share of all prompts, rounded up or down. Which shares are
-        rounded up in a round is a proportionate fair schedule of the rests (Anderson and Srinivasan, Mixed
-        Pfair/ERfair scheduling, J. Computer and System Sciences 68, 2004). A group whose share is over its
-        size gives all that it has, and the others share the rest.
+        Summed over the rounds, a group has its share of all prompts, rounded up or down. A proportionate fair
+        schedule of the remainders decides which shares a round rounds up (Anderson and Srinivasan, Mixed
+        Pfair/ERfair scheduling, J. Computer and System Sciences 68, 2004). A group whose share exceeds its
+        size gives all its prompts, and the others share the rest.
 
-        `room` `[groups]` is how many prompts can be taken this time, by default all. What a group cannot give
-        goes to the others in proportion. Raises InputError where the groups with a share have fewer prompts.
+        `room` `[groups]` is the number of prompts that can be taken this time, by default all. What a group
+        lacks comes from the others in proportion. Raises InputError if the groups with a share have fewer
+        prompts in all.
         """
         whole = np.zeros(len(self.parts), bool)  # groups of which all is taken
         while True:
@@ -165,9 +166,9 @@ class Strata:
 
 @lru_cache(maxsize=16)
 def _fair_turns(rest_bytes: bytes, total: int, extra: int) -> Callable[[int], Ints]:
-    """The groups that get one more prompt in a round, by a proportionate fair schedule of these rests.
+    """The groups that get one more prompt in a round, by a proportionate fair schedule of the remainders.
 
-    The schedule goes on where it was in a process that plans several rounds.
+    A process that plans several rounds resumes the schedule from the last round.
     """
     # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking
     # the earliest end alone can fail for rests over a half, so ties go as in algorithm PD2.
@@ -213,10 +214,10 @@ def _parts(weights: Mapping[str, float], names: Sequence[str]) -> Ints:
 def build(
     path: Path, scored: ScoredSet, config: ScheduleConfig, matches: Mask | None, note: Callable[[str], None]
 ) -> None:
-    """Write the group of each row of a set, by `stratify` and `where`, and note what they are.
+    """Write the group of each row of a set, by `stratify` and `where`, and note the groups' shares.
 
-    Rows for which `matches`, `[rows]`, does not hold are a group that is never drawn. Raises InputError for
-    no such column, one that makes no groups, or weights or a budget that do not go with them.
+    Rows for which `matches`, `[rows]`, is false are a group that is never drawn. Raises InputError if there
+    is no such column, it makes no groups, or the weights or the budget do not fit them.
     """
     by = config.stratify
     if by == "none":
@@ -237,7 +238,7 @@ def build(
         raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
     if matches is not None:
         labels, names = np.where(matches, labels, np.int32(groups)), [*names, LEFT_OUT]
-    strata = Strata.coded(labels, names, config.group_weights)
+    strata = PromptGroups.coded(labels, names, config.group_weights)
     strata.quotas(config.budget, 0)
     labels = np.ascontiguousarray(labels, np.int32)
     about = json.dumps({"format": 1, "names": names, "digest": _digest(labels, names)})
@@ -255,23 +256,20 @@ def _digest(labels: Labels, names: Sequence[str]) -> str:
     return digest_json([digest_bytes(labels.data), names])
 
 
-def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> Strata | None:
-    """The groups that `build` wrote, by row, mapped; None where the table is damaged."""
+def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> PromptGroups | None:
+    """The groups that `build` wrote, by row, mapped; None if the table is damaged."""
     try:
         about = json_value(table.schema.metadata[_ABOUT])
         labels = table.column("group").chunk(0).to_numpy()
         if about["digest"] == _digest(labels, about["names"]):
-            return Strata.coded(labels, about["names"], weights)
+            return PromptGroups.coded(labels, about["names"], weights)
     except (LookupError, TypeError, ValueError):
         pass
     return None
 
 
 def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
-    """See that a column of a set holds names of groups, where `setting` is what a person gave.
-
-    Raises InputError where there is no such column, or it holds something else.
-    """
+    """Raise InputError if there is no such column of group names in a set; `setting` is the user's option."""
     kinds = dict(fields(scored.schema))
     if name not in kinds:
         hint = near(name, [column for column, kind in kinds.items() if can_group(kind)])
@@ -283,8 +281,8 @@ def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
 def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:
     """The cluster of each row, `[rows]`, from 0, the largest first, of `count` clusters at most.
 
-    Clusters with less than an eighth of an even share are dissolved into the others. Raises InputError where
-    a row has no embedding.
+    A cluster with less than an eighth of an even share is dissolved into the others. Raises InputError if a
+    row has no embedding.
     """
     rows = permutation(seed, 0, _ROWS, len(scored))[:_SAMPLE]
     sample = matrix(scored.take(rows), scored.folder)
@@ -328,7 +326,7 @@ def _centres(points: Floats, count: int, seed: int) -> Floats:
 
 
 def _settled(points: Floats, centres: Floats) -> Floats:
-    """Centres that are the means of their points; those that lose all of theirs are gone."""
+    """Centres that are the means of their points; a centre that loses all its points is removed."""
     labels = np.full(len(points), -1)
     for _ in range(_STEPS):
         nearest = _nearest(points, centres)
@@ -342,7 +340,7 @@ def _settled(points: Floats, centres: Floats) -> Floats:
 
 
 def _dissolve_small(points: Floats, centres: Floats, least: float) -> Floats:
-    """Centres that all have so many points at least. The smallest goes first, its points to the others."""
+    """Centres with at least `least` points each. The smallest goes first, and the others take its points."""
     while len(centres) > 1:
         sizes = np.bincount(_nearest(points, centres), minlength=len(centres))
         if sizes.min() >= least:

@@ -1,7 +1,11 @@
-"""The observations of a run: a round's outcomes, late outcomes of earlier rounds, C_t, and the status of all.
+"""The observations of a run: outcomes of its rounds and of earlier training, C_t, and the status of all.
 
 Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
 read. In `status` a problem in a file of outcomes is not an error, so that a user sees it.
+
+Outcomes of earlier training (`--history`) and the rows for which a condition holds (`--where`) are copied
+into the run's folder when it is opened, so that a file that changes afterwards changes no plan. A strategy
+weights the sum of the earlier runs, because a few hundred outcomes do not determine a weight for each.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.files import to_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.outcomes import (
@@ -36,10 +43,12 @@ from gaincurate.core.process import last_line
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.where import Condition, Mask
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.metrics import Target, pass_variance, quality
-from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
-from gaincurate.errors import OutcomeError
+from gaincurate.difficulty.pass_rates import PassRates, pooled, read_pass_rates
+from gaincurate.errors import InputError, OutcomeError
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import BASE, DATA, GIVEN, IDS, PLAN, Run
 
 Note = Callable[[str], None]
@@ -47,7 +56,11 @@ REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
-"""Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
+"""Advice if less than half of the groups differ; docs/studies/lean measures what replay gains and costs."""
+HISTORY, RATES = "history.arrow", "rates.arrow"
+OF_ROLLOUTS = ("pass_rate", "samples")
+"""The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
+_OF_A_RATE = 8.0  # rollouts that a pass rate counts for where their number is not known
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
 _LARGE = ("ids", "predicted", "predicted_rollouts")
 _OF_OUTCOMES = (
@@ -67,7 +80,7 @@ def logged(text: str) -> None:
 
 
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
-    """A round's outcomes; raises OutcomeError where they cannot be used."""
+    """A round's outcomes. Raises OutcomeError if they cannot be used."""
     path = run.outcomes(round_)
     outcomes = read_outcomes(path, round_, run.ids, run.rules)
     if outcomes.cut:
@@ -80,9 +93,9 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
 
 
 def nothing_learnt(run: Run, inputs: Json) -> str | None:
-    """A sentence with likely causes where no group of a round had rewards that differ; None elsewhere.
+    """A sentence with likely causes if no group of a round had rewards that differ, else None.
 
-    Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
+    Groups of a single rollout may be a trainer's choice, so they only count if all prompts got one reward.
     `inputs` are those of the next plan, or of the run's last state.
     """
     wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
@@ -98,22 +111,20 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
 
 
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
-    """Outcomes that a program reports, each with its round, by default the newest.
+    """The outcomes that a program reports, each with its round, by default the newest.
 
     Raises OutcomeError for a line that the run cannot use.
     """
     outcomes = [{"round": newest, **line} for line in lines]
     strangers: list[tuple[str, int]] = []
-    ids: dict[int, frozenset[str]] = {}
+    ids_of = cache(lambda round_: frozenset(run.ids(round_)))
     for outcome in outcomes:  # now, not when a whole round was trained
         try:
             written = json_value(to_lines([outcome]))
         except (TypeError, ValueError, RecursionError) as error:
             raise OutcomeError(f"an outcome cannot be written: {str(error)[:200].rstrip('.')}.") from error
         line = check_line(written, "an outcome", newest, run.rules)
-        if line.round not in ids:
-            ids[line.round] = frozenset(run.ids(line.round))
-        if line.gc_id not in ids[line.round]:
+        if line.gc_id not in ids_of(line.round):
             strangers.append((line.gc_id, line.round))
     if strangers:
         gc_id, round_ = strangers[0]
@@ -130,10 +141,10 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
 def pass_rates_of(
     path: Path, rules: Rules | None = None, *, scored: ScoredSet | None = None
 ) -> list[PassRates]:
-    """Every policy in a file, a folder of tables, or a run, where each round is one.
+    """Pass rates of every policy in a file, a folder of tables, or a run, in which each round is a policy.
 
-    `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
-    NeMo Gym's rollouts get their ids. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
+    `rules` has the range of rewards, by default the run's, else 0 to 1. `scored`, the set of the prompts,
+    gives ids to rollouts of NeMo Gym. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
     """
     if not (path / RUN).exists():
         return read_pass_rates(path, rules, scored=scored)
@@ -142,10 +153,90 @@ def pass_rates_of(
     return read_pass_rates(path, rules or run.rules, files=[file for file in files if file.exists()])
 
 
-def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
-    """Late outcomes of earlier rounds, from this round's file or appended to theirs.
+def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> None:
+    """Write the wins and losses of each prompt in earlier training."""
+    counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
+    rows = np.flatnonzero(counts.sum(0))
+    write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
+    alike = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {alike:,} of them no outcomes differ")
 
-    Returns rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+
+def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
+    """Wins and losses of each prompt in runs, rollout sets and other outcomes, `[2, N]`.
+
+    A run has a range of rewards; `rewards` is that of the others. Raises InputError for a file without
+    outcomes or without a prompt of the set.
+    """
+    counts, ids = np.zeros((2, len(scored))), scored.column(ID)
+    for source in paths:
+        rules, matched = None if (source / RUN).exists() else rewards, 0
+        for rates in pass_rates_of(source, rules, scored=scored):
+            rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
+            there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+            weight = 1.0 if rates.counted else _OF_A_RATE
+            for row, added in zip(counts, (rates.wins, rates.losses), strict=True):
+                row += np.bincount(rows.drop_null().to_numpy(), weight * added[there], len(scored))
+            matched += len(there)
+        if not matched:
+            raise InputError(
+                f"--history {source}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+                path=str(source),
+            )
+    return counts
+
+
+def matching(
+    scored: ScoredSet, where: str, rollouts: Path | None = None, note: Note = silent
+) -> tuple[Mask, Mask]:
+    """For which rows a condition (see `core.where`) is true, and for which a value is missing, `[rows]` each.
+
+    A condition can use source, score and computed columns, and with `rollouts`, a rollout set or another file
+    of pass rates, `OF_ROLLOUTS`. Raises InputError if it cannot be parsed or does not fit the columns.
+    """
+    condition = Condition(where)
+    there = {*scored.schema.names, *dict(fields(scored.schema))}
+    observed = {} if rollouts is None else _of_rollouts(scored, rollouts)
+    absent = set(condition.names) & set(OF_ROLLOUTS) - there - observed.keys()
+    if absent and rollouts is None:
+        raise InputError(
+            f"--where {where!r}: {scored.folder} has no column {min(absent)!r}; --rollouts PATH adds it."
+        )
+    if both := there & observed.keys() & set(condition.names):
+        raise InputError(
+            f"--where {where!r}: {min(both)} is a column of {scored.folder} and of --rollouts {rollouts}; "
+            "leave --rollouts out, or rename the column in the data."
+        )
+    condition.check(there | observed.keys())
+    columns = {
+        name: observed[name] if name in observed else read_column(scored, name) for name in condition.names
+    }
+    missing = columns["pass_rate"].null_count if "pass_rate" in columns else 0
+    if 2 * missing > len(scored):
+        note(
+            f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. `gaincurate difficulty "
+            "predict` writes gc_difficulty, the failure rate of every row, which --where takes too."
+        )
+    return condition.holds(columns)
+
+
+def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
+    """The columns that a file of pass rates adds, in the order of the set's rows."""
+    policies = pass_rates_of(path, scored=scored)
+    if len(policies) > 1 and any(rates.round is None for rates in policies):
+        has = f"{len(policies)} policies ({', '.join(rates.name for rates in policies)})"
+        raise InputError(f"--rollouts {path} has {has}, and a pass rate is of one; give a file of one.")
+    rates = pooled(policies) if len(policies) > 1 else policies[0]
+    places = pc.index_in(scored.column(ID), value_set=pa.array(rates.ids, pa.string()))
+    samples = rates.wins + rates.losses
+    columns = {"pass_rate": rates.wins / samples, **({"samples": samples} if rates.counted else {})}
+    return {name: pa.chunked_array([pa.array(values)]).take(places) for name, values in columns.items()}
+
+
+def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
+    """Late outcomes of earlier rounds, from this round's file or appended to their own files.
+
+    Returns rows, wins and losses, `[prompts]` each, and the sizes up to which each file was read.
     """
     before: dict[str, int] = state["taken"]
     taken, fresh = {**before, str(state["round"]): outcomes.size}, list[Line]()
@@ -166,19 +257,18 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     for line in fresh:
         if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
+    rows_of = {r: dict(zip(run.ids(r), run.rows(r), strict=True)) for r in {round_ for round_, _ in late}}
     keys = sorted(late)
-    rounds = {round_ for round_, _ in keys}
-    places = {round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in rounds}
-    rows = np.array([places[round_][gc_id] for round_, gc_id in keys], np.int64)
+    rows = np.array([rows_of[round_][gc_id] for round_, gc_id in keys], np.int64)
     return (rows, *sums_of([late[key] for key in keys])), taken
 
 
 def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
     """C_t: the mean `gc_angle` of a round's prompts in the named set, if it has nearly all of them.
 
-    A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
-    lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
-    Returns the mean (None where no prompt has an angle), the set's name, and the number of prompts with one.
+    A window that was scored some rounds ago may lack a few prompts, drawn from a tail; the mean leaves them
+    out. If it lacks more than a tenth, the mean is that of the set that the run began with, as in the plan.
+    Returns the mean (None if no prompt has an angle), the set's name, and the number of prompts in the mean.
     """
     if name != BASE:
         scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
@@ -190,8 +280,8 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 
 
 def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
-    """Figures of a round's predictions. Where the plan says what they rest on, `expected_effective` is the
-    expected share of groups that differ at the sizes that came.
+    """Figures of a round's predictions. If the plan has the rollouts behind them, `expected_effective` is the
+    expected share of groups that differ, for the group sizes that came back.
     """
     predicted, wins, losses = judged(plan, tallies)
     metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
@@ -208,14 +298,14 @@ def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
 
 
 def carried(wins: Floats, losses: Floats) -> float | None:
-    """The mean p (1 - p) of prompts as it was observed; None where none has two rollouts."""
+    """The mean observed p (1 - p) of prompts; None if none has two rollouts."""
     variances = pass_variance(wins, losses)
     variances = variances[np.isfinite(variances)]
     return float(variances.mean()) if len(variances) else None
 
 
 def target_of(plan: Json) -> Target:
-    """The target of a plan's predictions; a user's strategy predicts failure rates."""
+    """The target of a plan's predictions; a user's strategy always predicts failure rates."""
     references: Json = plan.get("references") or {}
     target = references.get("target") or plan["params"].get("target")
     return "variance" if target == "variance" else "difficulty"
@@ -228,7 +318,7 @@ def sums_of(tallies: Sequence[Tally]) -> tuple[Floats, Floats]:
 
 
 def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
-    """Predictions, wins and losses of the prompts of which something could be judged."""
+    """Predictions, wins and losses of the prompts that have a judged rollout."""
     wins, losses = sums_of(tallies)
     here = wins + losses > 0
     return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], losses[here]
@@ -237,9 +327,9 @@ def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats
 def status(run: Run) -> Json:
     """The state of a run, and every round so far, as plain values.
 
-    `rounds` says of each round what it was drawn with, what came back and how long it took. `seconds_left`
-    goes by the last rounds. `waiting` is what the newest round has so far, and `last_line` the end of its
-    trainer's log. `difficulty` has references and predictions.
+    `rounds` has for each round its draw, its outcomes and its time. `seconds_left` is extrapolated from the
+    last rounds. `waiting` has the newest round's outcomes so far, and `last_line` is the end of its trainer's
+    log. `difficulty` has references and predictions.
     """
     state, config = run.state, run.config
     finished, newest = state["finished"], state["round"]
@@ -304,7 +394,7 @@ def status(run: Run) -> Json:
 
 
 def _waiting(run: Run, round_: int) -> Json:
-    """The outcomes of the newest round so far; a problem in the file is reported, not raised."""
+    """The outcomes of the newest round so far; a problem in the file is part of the result, not an error."""
     path = run.outcomes(round_)
     facts: Json = {"round": round_, "prompts": 0, "of": run.config.budget, "accuracy": None, "problem": None}
     if path.exists():
@@ -320,10 +410,10 @@ def _waiting(run: Run, round_: int) -> Json:
 def _difficulty(
     run: Run, plans: list[Json], came: list[Json], finished: bool, seconds: Mapping[tuple[str, int], float]
 ) -> Json | None:
-    """References and their cost, round by round, and how well predictions did.
+    """References and their cost, round by round, and the quality of predictions.
 
-    Drawn prompts were all predicted near the target, so a correlation over them says little of the predictor.
-    References are a random sample, predicted from each other, or one half from the other.
+    All drawn prompts were predicted near the target, so a correlation over them says little about the
+    predictor. References are a random sample, predicted from each other, or one half from the other.
     """
     params, newest = run.facts["params"], len(plans) - 1
     # By the run's files: a user's strategy may not be importable where a run is only looked at.

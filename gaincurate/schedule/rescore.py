@@ -1,9 +1,8 @@
 """Scores prompts again at a checkpoint: a new set, a new order, or neither.
 
-A fixed probe goes first: while its ranks are as they were, the rest is left. Scoring is `gaincurate score` in
-a process of its own, so nothing here loads a model and the device is free again for the trainer. Every new
-set is of one checkpoint alone, since scores of two checkpoints do not compare. Killed work goes on where it
-was.
+A fixed probe is scored first; while its ranks stay the same, the rest is not scored. A separate process runs
+`gaincurate score`, so this one loads no model and the device is free for the trainer afterwards. Every new
+set is of one checkpoint only, because scores of two checkpoints are not comparable. Killed work resumes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _PROBE_STREAM = 2
 def rescore(
     run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
 ) -> tuple[Json, float | None]:
-    """Score with the round's checkpoint, a folder, what the run asks for.
+    """Score the prompts that the run's options name with the round's checkpoint, a folder.
 
     Returns:
         The changes of the run's state, and the rank correlation of new scores with those in use. The changes
@@ -94,7 +93,7 @@ def probe_rows(run: Run) -> Ints:
 
 
 def _drift(run: Run, state: Json, scored: ScoredSet, rows: Ints, by: str) -> float | None:
-    """Rank correlation of new scores with the probe's before; None where they are too few or all equal."""
+    """Rank correlation of new scores with the last probe's; None if they are too few or all equal."""
     ids = run.scored.take(rows).column(ID)
     before = ScoredSet(run.set_folder(state["probe"]), verify=False)
     drift = spearman(_values(before, ids, by), _values(scored, ids, by))
@@ -113,7 +112,7 @@ def _values(scored: ScoredSet, ids: pa.ChunkedArray, name: str) -> Floats:
 def _scored(
     run: Run, round_: int, checkpoint: str, name: str, rows: Ints | None, note: Callable[[str], None]
 ) -> ScoredSet:
-    """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
+    """The set of these rows (None: all) under the checkpoint; scores it unless it is there."""
     out, work = run.folder / name, run.folder / "work"
     base: ScoredSet | pa.Table = run.scored if rows is None else run.scored.take(rows)
     make_folder(work)
@@ -149,7 +148,7 @@ def _scored(
 
 
 def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
-    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took.
+    """Run `gaincurate` with these arguments in a separate process, and return the seconds that it took.
 
     Raises:
         GaincurateError: it failed; what was done is kept.
@@ -167,9 +166,10 @@ def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: s
 
 
 def options_of(identity: Json, work: Path, by: str | None = None) -> Json:
-    """The options of `gaincurate score` that read prompts and states as those of a set with this identity.
+    """The options of `gaincurate score` that render prompts and read states as in a set with this identity.
 
-    A text that an option takes from a file goes into `work`. The new set has the column `by`.
+    They name a file in `work` for a text that an option would take for the name of a file. The new set has
+    the column `by`.
     """
     source, segmentation = identity["source"], identity.get("segmentation", {})
     options: Json = {"id_column": ID, "prompt_column": source["prompt_column"]}

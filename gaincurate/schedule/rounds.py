@@ -1,12 +1,12 @@
-"""Opens a run and goes on with it round by round: observe, prepare, draw, write.
+"""Opens a run and advances it round by round: observe, prepare, draw, write.
 
-A round's plan depends on the scored set, the seed and the outcomes alone. So nothing is kept in memory
-between rounds: each begins from the state that the last plan was written with, and a run that was killed goes
-on to the same plans.
+A round's plan depends only on the scored set, the seed and the outcomes. So nothing is kept in memory between
+rounds: each begins from the state that the last plan was written with, and a run that was killed resumes with
+the same plans.
 
-Options of a run are checked against its scored set and each other before hours are spent. What only one
-strategy asks for is checked by its own `Options.check_run`. What a strategy returns is checked here, once,
-before a round is written.
+The options of a run are checked against its scored set and each other when it is opened; `Options.check_run`
+of a strategy checks what only that strategy needs. What a strategy returns is checked before a round is
+written.
 """
 
 from __future__ import annotations
@@ -33,22 +33,12 @@ from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base, groups
+from gaincurate.schedule import base, groups, observations
+from gaincurate.schedule.base import Context
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, matching
-from gaincurate.schedule.groups import LEFT_OUT, Strata
-from gaincurate.schedule.observations import (
-    REPLAY,
-    Note,
-    calibration_of,
-    concentration_of,
-    late_outcomes,
-    nothing_learnt,
-    silent,
-    sums_of,
-    take_outcomes,
-)
+from gaincurate.schedule.groups import LEFT_OUT, PromptGroups
+from gaincurate.schedule.observations import HISTORY, RATES, REPLAY, Note, silent
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 
@@ -56,14 +46,14 @@ _LARGEST = 1e9  # of a predicted failure rate, because figures are computed from
 
 
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
-    """Open a run and write its round 0, unless its strategy has to wait for something before that.
+    """Open a run and write its round 0, unless its strategy has to wait for something first.
 
-    `references` are outcomes of round 0's references.
+    `references` is a file of the outcomes of round 0's references.
 
     Raises:
-        InputError: an option does not go with the set or with another option.
-        OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
-        LockedError: another process starts the same run.
+        InputError: an option does not fit the set or another option.
+        OutputError: the scored set is unfinished or damaged, or the run's folder is not empty.
+        LockedError: another process is starting the same run.
     """
     scored = ScoredSet(config.scored)
     kind = base.load(config.strategy)
@@ -87,7 +77,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             note(f"{missing:,} rows have no {by}; they come last")
         matches = None
         if config.where is not None:
-            matches, unknown = matching(scored, config.where, config.rollouts, note)
+            matches, unknown = observations.matching(scored, config.where, config.rollouts, note)
             counts = f"{matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
             if matches.sum() < config.budget:
                 few = f"holds for {counts}, and a round has {config.budget:,}"
@@ -96,12 +86,12 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
         if config.history:
-            build_history(folder / HISTORY, scored, config, note)
+            observations.build_history(folder / HISTORY, scored, config, note)
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         # Paths are absolute from here on.
-        own_options = options.model_dump(mode="json", include=set(config.options))
-        settings = {"options": own_options, "by": by, "ascending": ascending}
+        given = options.model_dump(mode="json", include=set(config.options))
+        settings = {"options": given, "by": by, "ascending": ascending}
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -154,19 +144,19 @@ def advance(
     held: Held = AS_IT_IS,
     references: Path | None = None,
 ) -> Path | None:
-    """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
+    """Take the newest round's outcomes and write the next round; call it while holding `working_on`.
 
-    Of a run that has no round yet, because its strategy had to wait for something, write round 0.
-    `checkpoint` is what the round's training left, needed where a re-scoring is due; `held` makes of it the
-    folder that is scored, or that references are rolled out with. `references` is a file of their outcomes
-    for the next round, where a person has one.
+    If the run has no round yet, because its strategy had to wait for something, write round 0. `checkpoint`
+    is the checkpoint of the round's training, needed if a re-scoring is due; `held` makes the folder of it
+    that is scored or that rolls out references. `references` is a file of the outcomes of the next round's
+    references, if a person has one.
 
     Returns:
         The next round's folder; None where that was the last round.
 
     Raises:
-        InputError: the outcomes cannot be used, or a checkpoint is needed; nothing is changed.
-        NotReadyError: the strategy has to wait for something before it draws; nothing is changed.
+        InputError: the outcomes cannot be used, or a checkpoint is needed; the run is unchanged.
+        NotReadyError: the strategy has to wait for something before it draws; the run is unchanged.
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
     state, log = run.state, Json()
@@ -201,14 +191,14 @@ def advance(
 def _observe(
     run: Run, state: Json, checkpoint: str | None, note: Note, held: Held
 ) -> tuple[base.Selector, Json, Json, Json]:
-    """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
+    """Take the newest round's outcomes, score again if that is due, and pass the outcomes to the strategy.
 
-    Returns the selector, the state, the inputs in the next plan, and a line of the log.
+    Returns the selector, the state, the inputs of the next plan, and a line of the log.
     """
     round_, plan = state["round"], run.plan(state["round"])
     run.settle_order(state["order"])
-    outcomes = take_outcomes(run, round_, note)
-    late, taken = late_outcomes(run, state, outcomes)
+    outcomes = observations.take_outcomes(run, round_, note)
+    late, taken = observations.late_outcomes(run, state, outcomes)
     selector, changes, drift = selector_of(run, state), Json(), None
     if run.rescores_after(round_):
         if checkpoint is None:
@@ -224,10 +214,10 @@ def _observe(
     state = state | changes | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
-    concentration, source, over = concentration_of(run, state["scores"], plan)
+    concentration, source, over = observations.concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
     tallies = list(outcomes.tallies.values())
-    wins, losses = sums_of(tallies)
+    wins, losses = observations.sums_of(tallies)
     tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
     rows, angle = np.asarray(state["rows"], np.int64), concentration or 0.0
     selector.observe(base.Observed(round_, rows, wins, losses, outcomes.accuracy, angle, late, tokens))
@@ -245,10 +235,10 @@ def _observe(
         "completion_tokens": outcomes.tokens,
         "rescored": changes.get("scores"),
         "drift": drift,
-        **(calibration_of(plan, tallies) if "predicted" in plan else {}),
+        **(observations.calibration_of(plan, tallies) if "predicted" in plan else {}),
     }
     share, share_before = (each.get("effective") or 0 for each in (inputs, plan["inputs"]))
-    if (why := nothing_learnt(run, inputs)) is not None:
+    if (why := observations.nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
     elif 0 < share < 0.5 and not 0 < share_before < 0.5:  # once, when it begins; 0 may be groups of one
         note(f"in round {round_}, {REPLAY}")
@@ -311,7 +301,7 @@ def _check_options(
     by: str | None,
     options: base.Options,
 ) -> None:
-    """See that a run may be opened with its options, the strategy's own, and the column of the order."""
+    """Check the options of a run, the strategy's own options, and the column of the order."""
     what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"
     is_path, wrong = model.startswith(("/", "./", "../", "~")), None
     if config.budget > len(scored):
@@ -385,9 +375,9 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 
 
 def _checked_shares(
-    config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
+    config: ScheduleConfig, selector: base.Selector, strata: PromptGroups, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The number of prompts of each group in a round, which some strategies may miss; None without groups."""
+    """The prompts of each group in a round, None without groups; a quota that is missed may be an error."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)
@@ -404,7 +394,7 @@ def _checked_shares(
 
 
 def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> Json:
-    """The facts that a strategy adds to a plan, checked: they replace no key and can be read later."""
+    """The facts that a strategy adds to a plan, checked: they replace no key and are readable later."""
     facts = _as_json(config, "plan_facts", facts)
     taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
     predicted = facts.get("predicted", [0.0] * config.budget)

@@ -1,8 +1,8 @@
 """A run's folder: its facts, the states and plans of its rounds, its orders and its log.
 
-Nothing is overwritten that a killed process would need. A round exists once its plan does, and states name
-their order by its digest, so a kill between two writes loses nothing. The state of the newest round is in
-that round's folder alone. The run's own `state.json` is there before round 0 and after the last round.
+Nothing that a killed process would need is overwritten. A round exists once its plan does, and states name
+their order by its digest, so a kill between two writes loses nothing. The state of the newest round is only
+in that round's folder. The run's own `state.json` exists before round 0 and after the last round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 
 FORMAT = 1
 BASE = "base"
@@ -64,10 +64,10 @@ def read_table(path: Path) -> pa.Table:
 
 
 class Order:
-    """The row of the scored set at each rank, in a memory-mapped file `path`; raises as `read_table`.
+    """The row of the scored set at each rank, in a memory-mapped file `path`; raises as `read_table` does.
 
     A row is a place in the scored set, counted over its shards. A rank is a place in the order, from 0. The
-    file names its content by a hash, so a state can say which order it goes with.
+    file holds a hash of its content, by which a state names its order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class Order:
             self.rows: Ints = table.column("row").chunk(0).to_numpy()
             """`[N]`: the row at each rank."""
             self.values: Floats = table.column("value").chunk(0).to_numpy()
-            """`[N]`: what the order goes by; NaN where the set has none."""
+            """`[N]`: the values that the order sorts by; NaN if the set has none."""
             self.digest = table.schema.metadata[_DIGEST].decode()
         except (LookupError, TypeError, ValueError) as error:
             raise damaged(path) from error
@@ -91,7 +91,7 @@ def _digest(rows: Ints, values: Floats) -> str:
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
     """Write the order of a set by a number column, or its own order; ties by id, rows without a value last.
 
-    Returns the number of those. Raises InputError where there is no such column, or it holds no numbers.
+    Returns the number of such rows. Raises InputError if there is no such column, or it holds no numbers.
     """
     if by is None:
         write_order(path, np.arange(len(scored)), np.full(len(scored), np.nan))
@@ -124,7 +124,7 @@ def write_order(path: Path, rows: Ints, values: Floats) -> None:
 
 
 def same_file(source: Path, goal: Path) -> None:
-    """A second name for a file, or a copy where the file system has no such names."""
+    """Make a hard link to a file, or a copy if the file system has no links."""
     goal.unlink(missing_ok=True)
     try:
         os.link(source, goal)
@@ -142,7 +142,7 @@ def newest_round(folder: Path) -> int:
 
 
 class Run:
-    """A run that was started, in its folder; `scored` is its scored set, where that is open already.
+    """A run that was started, in its folder; `scored` is its scored set if that is open already.
 
     Raises:
         OutputError: no run, one of another format, or a damaged file.
@@ -173,11 +173,11 @@ class Run:
         """The order that will replace the one in use."""
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
-        self._strata: Strata | None = None
+        self._strata: PromptGroups | None = None
 
     @property
     def scored(self) -> ScoredSet:
-        """The scored set that the run was opened with. Raises OutputError where it is gone or another one."""
+        """The scored set that the run was opened with. Raises OutputError if it is gone or another one."""
         if self._scored is None:
             where, cache = self.facts["scores"], None
             folder = located(where["folder"])
@@ -203,7 +203,7 @@ class Run:
         return self._scored
 
     def order(self, digest: str) -> Order:
-        """The order with this content: in use, about to be, or saved; OutputError where there is none."""
+        """The order with this digest: in use, about to be, or saved. Raises OutputError if there is none."""
         current = self.folder / ORDER
         for path in (current, self.next_order, self.folder / _SAVED_ORDERS / f"{digest}.arrow"):
             if path.exists() and (order := Order(path)).digest == digest:
@@ -214,7 +214,7 @@ class Run:
         )
 
     def settle_order(self, digest: str) -> None:
-        """Put the order of the newest state in its place; a kill can come before that."""
+        """Put the order of the newest state in its place, in case a process was killed before it did."""
         current, saved = self.folder / ORDER, self.folder / _SAVED_ORDERS / f"{digest}.arrow"
         if self.next_order.exists():
             if Order(self.next_order).digest == digest:
@@ -226,7 +226,7 @@ class Run:
             self.next_order.replace(current)
 
     def keep_order(self) -> None:
-        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
+        """Save the order in use under its digest, for a trainer that may go back to it."""
         saved = self.folder / _SAVED_ORDERS / f"{Order(self.folder / ORDER).digest}.arrow"
         if not saved.exists():
             with reading(saved, "write"):
@@ -235,7 +235,7 @@ class Run:
                 saved.with_suffix(".tmp").replace(saved)
 
     def forget_orders(self, but: set[str]) -> None:
-        """Delete the saved orders that nothing can go back to any more: all but those with these digests."""
+        """Delete the saved orders except those with these digests, to which a trainer may go back."""
         for path in (self.folder / _SAVED_ORDERS).glob("*.arrow"):
             if path.stem not in but:
                 path.unlink(missing_ok=True)
@@ -246,8 +246,8 @@ class Run:
         return int(self.facts.get("kept") or self.facts["rows"])
 
     @property
-    def strata(self) -> Strata | None:
-        """The groups that it keeps the shares of, by row; None where there are none."""
+    def strata(self) -> PromptGroups | None:
+        """The groups whose shares the run keeps, by row; None if there are none."""
         if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
             self._strata = groups.strata_in(read_table(self.folder / GROUPS), self.config.group_weights)
             if self._strata is None:
@@ -270,7 +270,7 @@ class Run:
         return read_sealed(self.round_folder(newest) / STATE)
 
     def state_of(self, round_: int) -> Json:
-        """The state that a round was planned with; of older rounds a large selector state is not kept."""
+        """The state that a round was planned with; older rounds do not keep a large selector state."""
         return read_sealed(self.round_folder(round_) / STATE)
 
     def round_folder(self, round_: int) -> Path:
@@ -288,7 +288,7 @@ class Run:
         return plan
 
     def newest(self) -> int:
-        """The newest round; raises InputError where there is none yet."""
+        """The newest round. Raises InputError if there is none yet."""
         round_ = self.round
         if round_ < 0:
             raise InputError(
@@ -315,7 +315,7 @@ class Run:
         return list(self.state_of(round_)["rows"])
 
     def rollouts(self, round_: int) -> list[int] | None:
-        """The group size of each of a round's prompts, in its order; None where the trainer's size holds."""
+        """The group size of each prompt of a round, in its order; None if the trainer's size applies."""
         sizes: list[int] | None = self.plan(round_).get("rollouts")
         return sizes
 
@@ -341,7 +341,7 @@ class Run:
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None = None) -> None:
-        """Write a planned round, whose data must be there already; without a plan the run's own state."""
+        """Write a planned round, whose data must exist already; without a plan, write the run's own state."""
         folder = self.folder if plan is None else self.round_folder(plan["round"])
         write_sealed(folder / STATE, state)
         if plan is not None:
@@ -353,19 +353,19 @@ class Run:
                 write_sealed(before, {**read_sealed(before), "selector": None})
 
     def log(self, **facts: object) -> None:
-        """Append to `execution.jsonl`, where times and attempts are."""
+        """Append a line to `execution.jsonl`, the log of times and attempts."""
         append_lines(self.folder / EXECUTION, [facts])
 
     def executions(self) -> list[Json]:
-        """The entries of the log. Unfinished and damaged lines are left out."""
+        """The entries of the log without unfinished and damaged lines."""
         return log_lines(self.folder / EXECUTION)
 
 
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """A folder to make a run in, which becomes `folder` at the end, whole; on an error nothing does.
+    """Yield a folder to make a run in, and rename it to `folder` at the end; on an error delete it.
 
-    Raises OutputError where there is something in `folder`, LockedError where another process starts the run.
+    Raises OutputError if `folder` is not empty, LockedError if another process is starting the run.
     """
     folder = folder.absolute()
     _refuse_taken(folder)
@@ -385,7 +385,7 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def refuse_group_sizes(run: Run, trainer: str) -> None:
-    """Refuse plans with group sizes for a trainer that has one size for all prompts."""
+    """Raise InputError if plans have group sizes: the trainer has one size for all prompts."""
     if run.round >= 0 and run.rollouts(run.round) is not None:
         raise InputError(
             f"the plans of {run.folder} give each prompt a group size, and {trainer} has one size for all "
@@ -394,7 +394,7 @@ def refuse_group_sizes(run: Run, trainer: str) -> None:
 
 
 def _refuse_taken(folder: Path) -> None:
-    """See that a run may be started in a folder: a new or empty one."""
+    """Raise OutputError unless a run may be started in a folder: a new or empty one."""
     why = None
     with reading(folder):
         if (folder / RUN).exists():
@@ -411,15 +411,13 @@ def _refuse_taken(folder: Path) -> None:
 
 @contextmanager
 def working_on(folder: Path) -> Iterator[None]:
-    """Hold the right to change a run; raises LockedError where another process has it."""
+    """Hold the right to change a run. Raises LockedError if another process has it."""
     descriptor = acquire(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if descriptor is None:
         raise LockedError(
             f"another process is at work on {folder}; wait for it, or stop it and run this again.",
             path=str(folder),
         )
-    try:
+    with os.fdopen(descriptor):
         remove_temporaries(folder)
         yield
-    finally:
-        os.close(descriptor)

@@ -28,7 +28,7 @@ from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError
 from gaincurate.hygiene.checks import LeftOut, leave_out, lines
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.schedule.context import matching
+from gaincurate.schedule.observations import matching
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
 from gaincurate.trainers.columns import View, ViewOptions
 from gaincurate.trainers.profile import Launch, Profile, profile_of, system_file

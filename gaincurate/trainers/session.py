@@ -21,10 +21,10 @@ from gaincurate.core.prompts import plain_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, return_to, saved_place, take_back
-from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
+from gaincurate.schedule.strategies.dots import see_live
 
 PLACE = "gaincurate_state.json"  # next to a checkpoint, with the position in the run
 RESUME = "resume from another checkpoint"  # advice in the error for a damaged file

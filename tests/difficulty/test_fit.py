@@ -12,7 +12,7 @@ from gaincurate.core.stats import pearson
 from gaincurate.difficulty import predictor
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
-from gaincurate.difficulty.predictor import Policy, Shape, batches, by_references, fit, rate_at, split
+from gaincurate.difficulty.predictor import AdapterShape, Policy, batches, by_references, fit, rate_at, split
 from gaincurate.errors import InputError
 from synthetic import world
 
@@ -70,7 +70,7 @@ def test_a_held_out_prompt_is_held_out_for_every_policy(seed: int, share: float)
 def test_embeddings_of_held_out_prompts_cannot_change_what_is_learnt() -> None:
     made = world(60, width=32, policies=2)
     policies = [Policy(f"p{i}", np.arange(60), made.observed[i]) for i in range(2)]
-    recipe, shape = Recipe(epochs=2, batch=16, references=16, held_out=0.2), Shape(32, hidden=8)
+    recipe, shape = Recipe(epochs=2, batch=16, references=16, held_out=0.2), AdapterShape(32, hidden=8)
     embeddings = torch.from_numpy(made.embeddings)
     first, held_out, losses = fit(embeddings, policies, shape, recipe)
     other = embeddings.clone()
@@ -102,7 +102,7 @@ def test_the_rate_falls_over_the_steps_of_all_epochs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(predictor, "rate_at", rate)
     made, recipe = world(40, width=32, policies=1), Recipe(epochs=3, batch=8)
     policies = [Policy("p", np.arange(40), made.observed[0])]
-    fit(torch.from_numpy(made.embeddings), policies, Shape(32, hidden=8), recipe)
+    fit(torch.from_numpy(made.embeddings), policies, AdapterShape(32, hidden=8), recipe)
     assert steps == [(step, 3 * 5) for step in range(3 * 5 + 1)]  # 36 prompts are trained on, 8 at a time
 
 
@@ -111,15 +111,15 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_own_numbers_alon
     one, embeddings = [Policy("p", np.arange(40), made.observed[0])], torch.from_numpy(made.embeddings)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again = (fit(embeddings, one, Shape(32, hidden=8), Recipe(epochs=2))[2] for _ in range(2))
+    first, again = (fit(embeddings, one, AdapterShape(32, hidden=8), Recipe(epochs=2))[2] for _ in range(2))
     assert torch.get_rng_state().equal(before)
     assert first == again
-    assert fit(embeddings, one, Shape(32, hidden=8), Recipe(epochs=2, seed=1))[2] != first
+    assert fit(embeddings, one, AdapterShape(32, hidden=8), Recipe(epochs=2, seed=1))[2] != first
 
 
 def test_too_few_prompts_are_named() -> None:
     with pytest.raises(InputError, match=r"^few has 15 prompts to train on and 16 are needed: .*predict"):
-        fit(torch.zeros(16, 4), [policy(list(range(16)), "few")], Shape(4), Recipe(held_out=0.05))
+        fit(torch.zeros(16, 4), [policy(list(range(16)), "few")], AdapterShape(4), Recipe(held_out=0.05))
 
 
 def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen() -> None:
@@ -127,7 +127,7 @@ def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen() -> Non
     train, references, asked = np.arange(2000), np.arange(2000, 2256), np.arange(2256, 2856)
     embeddings = torch.from_numpy(known.embeddings)
     policies = [Policy(f"p{i}", train, known.observed[i, train]) for i in range(6)]
-    fitted, _, _ = fit(embeddings, policies, Shape(32, hidden=48), Recipe(epochs=6, held_out=0.0))
+    fitted, _, _ = fit(embeddings, policies, AdapterShape(32, hidden=48), Recipe(epochs=6, held_out=0.0))
     for number in (6, 7):
         failure, losses = known.observed[number], known.losses[number, asked]
         ceiling = noise_ceiling(known.rollouts - losses, losses)

@@ -19,8 +19,8 @@ from gaincurate.difficulty.predictor import (
     CLIP,
     CONFIG,
     WEIGHTS,
+    AdapterShape,
     DifficultyPredictor,
-    Shape,
     load_adapter,
     probability,
     save_adapter,
@@ -28,10 +28,10 @@ from gaincurate.difficulty.predictor import (
 from gaincurate.errors import InputError, OutputError
 
 Floats = npt.NDArray[np.float64]
-SHAPE = Shape(5, hidden=7)
+SHAPE = AdapterShape(5, hidden=7)
 
 
-def made(shape: Shape, seed: int = 0) -> DifficultyPredictor:
+def made(shape: AdapterShape, seed: int = 0) -> DifficultyPredictor:
     torch.manual_seed(seed)
     return DifficultyPredictor(shape).double().eval()
 
@@ -124,7 +124,7 @@ def test_predictions_stay_inside_0_and_1_and_are_the_same_in_any_order(
 
 
 def test_the_papers_adapter_is_the_default() -> None:
-    predictor = DifficultyPredictor(Shape(1536))
+    predictor = DifficultyPredictor(AdapterShape(1536))
     kinds = [type(layer).__name__ for layer in predictor.adapter]
     assert kinds == ["Linear", "GELU", "Dropout", "Linear", "GELU", "Dropout", "Linear", "LayerNorm"]
     widths = [tuple(p.shape) for name, p in predictor.adapter.named_parameters() if p.dim() == 2]
@@ -133,7 +133,7 @@ def test_the_papers_adapter_is_the_default() -> None:
 
 
 EMBEDDING = {"model": "m", "weights": "w", "width": 6}
-SMALL = Shape(6, hidden=8)
+SMALL = AdapterShape(6, hidden=8)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from chromium import FAINT, Chromium
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.report.contents import to_html
 from gaincurate.report.parts import shown
-from gaincurate.schedule.context import matching
+from gaincurate.schedule.observations import matching
 
 pytestmark = pytest.mark.slow
 

@@ -96,7 +96,7 @@ def test_killed_on_the_way_it_goes_back_again(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_sealed", dying(sealed.write_sealed))
         patch.setattr(checkpoints, "_set_aside", dying(checkpoints._set_aside))
-        patch.setattr(checkpoints, "append_lines", dying(files.append_lines))
+        patch.setattr(files, "append_lines", dying(files.append_lines))
         with pytest.raises(KeyboardInterrupt):
             return_to(run, saved, "c")
     between = Run(run.folder)

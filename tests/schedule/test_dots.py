@@ -21,7 +21,7 @@ import runs
 from command import run as gaincurate
 from dots_runs import step
 from gaincurate.core.rng import log_softmin, uniforms
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
+from gaincurate.difficulty.predictor import AdapterShape, DifficultyPredictor, save_adapter
 from gaincurate.difficulty.prompts import draw_references
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.schedule.base import Pool
@@ -177,7 +177,7 @@ def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path:
 
 def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    module = DifficultyPredictor(AdapterShape(width=8, hidden=16)).eval()
     embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
     adapter = save_adapter(tmp_path / "adapter", module, embedding, {})
     run = dots_runs.begin(tmp_path, group_column=None, adapter=str(tmp_path / "adapter"))

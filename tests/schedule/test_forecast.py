@@ -23,15 +23,14 @@ from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.context import count_history
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
+    EvidenceSource,
     Forecast,
     ForecastConfig,
     Reach,
     Share,
-    Source,
     _simulate,
     _View,
     advice,
@@ -41,6 +40,7 @@ from gaincurate.schedule.forecast import (
     mixture,
     wasted_groups,
 )
+from gaincurate.schedule.observations import count_history
 from gaincurate.schedule.strategies.posterior import Posterior, PosteriorOptions
 
 
@@ -115,7 +115,7 @@ def _config(scored: Path, **options: Any) -> ForecastConfig:
 
 
 def _telling(rates: np.ndarray, values: Any, wasted: float) -> float:
-    """What means of labels tell of the wasted groups, by the latent rates, as `Source` defines it."""
+    """What means of labels tell of the wasted groups, by the latent rates, as `EvidenceSource` defines it."""
     equal = 1 - chance_to_differ(rates, 8)
     by_label = {value: equal[values == value].mean() for value in np.unique(values)}
     count, ties = round(wasted * len(rates)), np.random.default_rng(0).random(len(rates))
@@ -254,7 +254,7 @@ def test_advice_names_the_best_evidence_only_where_it_tells_something(tells: flo
         return Share(value, value, value)
 
     reach = Reach("posterior", share(0.4), share(1.5))
-    sources = [Source("labels (none noticed)", share(tells))]
+    sources = [EvidenceSource("labels (none noticed)", share(tells))]
     silent, hopeless, wasted = share(0.6), share(0.1), share(0.7)
     made = Forecast(64, 512, 8, 10, silent, hopeless, wasted, reach, reach, [reach], sources, advice=[])
     assert ("labels (none noticed)" in advice(made)[0]) == named

@@ -16,8 +16,7 @@ import column_sets
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Pool
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.base import Context, Observed, Pool
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.gaussian import Falling, GainRL, GaussianOptions

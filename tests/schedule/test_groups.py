@@ -21,7 +21,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule import groups, rounds
 from gaincurate.schedule.base import Json, Selector
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Order, Run, build
 
@@ -57,7 +57,7 @@ def sources_of(run: Run, round_: int) -> Counter[str | None]:
 def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> None:
     run = begin(tmp_path, strategy=strategy)
     names = ["code", None, "math"]
-    quotas = Strata.coded(np.array([names.index(source) for source in SOURCES]), list(map(str, names)))
+    quotas = PromptGroups.coded(np.array([names.index(source) for source in SOURCES]), list(map(str, names)))
     for round_ in range(6):
         code, nothing, math = quotas.quotas(11, round_).tolist()
         assert sources_of(run, round_) == {"code": code, "math": math, None: nothing}

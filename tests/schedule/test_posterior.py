@@ -20,9 +20,8 @@ from scipy import special, stats
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Pool
-from gaincurate.schedule.context import Context
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.base import Context, Observed, Pool
+from gaincurate.schedule.groups import PromptGroups
 from gaincurate.schedule.strategies.posterior import PRESETS, Posterior, PosteriorOptions, best_labels, law_of
 from gaincurate.trainers.session import RunSession
 
@@ -135,7 +134,7 @@ def test_history_is_weighed_by_the_outcomes_that_it_foresees() -> None:
 def test_a_pass_has_a_prompt_once_at_most(budget: int, rows: int, seed: int, groups: int) -> None:
     random = np.random.default_rng(seed)
     labels = np.unique(random.integers(0, groups, rows), return_inverse=True)[1].astype(np.int32)
-    strata = None if groups == 1 else Strata.coded(labels, [str(k) for k in range(labels.max() + 1)])
+    strata = None if groups == 1 else PromptGroups.coded(labels, [str(k) for k in range(labels.max() + 1)])
     for retest in (0.05, 1.0):
         chosen = Posterior(Pool(rows, budget, seed, strata=strata), PosteriorOptions(retest=retest))
         counts = np.zeros(rows, int)

@@ -17,7 +17,7 @@ from gaincurate.core import rng
 from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, permutation, uniforms
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 from gaincurate.schedule.strategies.dots import Dots, DotsOptions
 from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
@@ -25,10 +25,10 @@ _SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=9)
 _WEIGHTS = st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5, 40.0]), min_size=9, max_size=9)
 
 
-def strata_of(labels: Any, weights: Mapping[str, float] | None = None) -> Strata:
+def strata_of(labels: Any, weights: Mapping[str, float] | None = None) -> PromptGroups:
     """Groups of prompts by a value of each."""
     values, codes = np.unique(np.asarray(labels), return_inverse=True)
-    return Strata.coded(codes.astype(np.int32), [str(value) for value in values], weights)
+    return PromptGroups.coded(codes.astype(np.int32), [str(value) for value in values], weights)
 
 
 def groups_of(sizes: list[int], seed: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -36,7 +36,7 @@ def groups_of(sizes: list[int], seed: int = 0) -> np.ndarray[Any, np.dtype[np.in
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
-def counts_of(ranks: Any, strata: Strata) -> list[int]:
+def counts_of(ranks: Any, strata: PromptGroups) -> list[int]:
     """How many of these ranks each group has."""
     counts: list[int] = np.bincount(strata.labels[ranks], minlength=len(strata.names)).tolist()
     return counts

@@ -16,7 +16,7 @@ import runs
 from command import run as gaincurate
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.base import Context
 from gaincurate.schedule.observations import status
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run

@@ -14,7 +14,7 @@ import exports
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.context import matching
+from gaincurate.schedule.observations import matching
 
 SOURCES = ["web", "books", None, "web", "code", "web", "books", "code", "web", None]
 RATES = [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, None, 0.5, 0.5, 0.25]

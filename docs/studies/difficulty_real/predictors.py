@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from gaincurate.difficulty.config import Recipe
-from gaincurate.difficulty.predictor import Policy, Shape, by_references, fit
+from gaincurate.difficulty.predictor import AdapterShape, Policy, by_references, fit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ def adapter(world: World, references: Ints, observed: Floats, epochs: int = Reci
     known = world.embeddings[references]
     policy = Policy("the policy", np.arange(len(references)), observed)
     recipe = Recipe(epochs=epochs, held_out=0.0)
-    made = fit(torch.from_numpy(known), [policy], Shape(known.shape[1]), recipe)[0]
+    made = fit(torch.from_numpy(known), [policy], AdapterShape(known.shape[1]), recipe)[0]
     return by_references(made, known, observed)(world.embeddings)
 
 

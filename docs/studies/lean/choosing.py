@@ -27,7 +27,7 @@ from gaincurate.core.rng import Floats, Ints, keys_of, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.schedule import base
-from gaincurate.schedule.groups import Strata
+from gaincurate.schedule.groups import PromptGroups
 from gaincurate.schedule.run import Order, build
 
 FLOOR = 1e-12  # of a value whose logarithm is a weight
@@ -130,7 +130,7 @@ def sampled_influences(
 
 @dataclass(frozen=True)
 class Context:
-    """Stands in for `gaincurate.schedule.context.Context`, by the parts that have a meaning here."""
+    """Stands in for `gaincurate.schedule.base.Context`, by the parts that have a meaning here."""
 
     scored: ScoredSet
     taken: Ints
@@ -190,7 +190,7 @@ class Chooser:
             budget,
             seed,
             (float(self._angles.min()), float(self._angles.max())),
-            Strata.coded(tasks.astype(np.int32), [str(name) for name in names]) if stratify else None,
+            PromptGroups.coded(tasks.astype(np.int32), [str(name) for name in names]) if stratify else None,
         )
         self.selector = base.build(strategy, pool, options)
         self.bill: Counter[str] = Counter()

@@ -27,8 +27,7 @@ from gaincurate.core.options import GAIN_RL, Option
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
-from gaincurate.schedule.base import Json, Observed, Pool
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.base import Context, Json, Observed, Pool
 
 
 class GaussianOptions(base.Options):

@@ -6,24 +6,25 @@ b come from the prompt's labels, from outcomes of earlier training and from pass
 far as these make the outcomes likely. The value of a prompt is U_G, the chance that its G rollouts are
 neither all right nor all wrong.
 
-The law of label l before a prompt's own outcomes is Beta(s m, s (1 - m)), by empirical Bayes. The mean m is
-the label's pass rate, drawn towards the mean of all prompts by c rollouts. The strength s says how alike the
-prompts of the label are. c is common to all labels. Both are the values under which the outcomes of single
-prompts are most likely, each prompt given the outcomes of the others. So a label that tells nothing gets a
-small strength. A reader may ask for a full hierarchical model: leaving one prompt out needs one pass over the
-outcomes and no approximation. The same likelihood chooses the labels, and the weights of other sources.
+The prior of a prompt with label l is Beta(s m, s (1 - m)), by empirical Bayes. The mean m is the label's pass
+rate, drawn towards the mean of all prompts by c rollouts. The strength s is how alike the prompts of the
+label are. c is common to all labels. Both maximise the likelihood of each prompt's outcomes given those of
+the other prompts, so an uninformative label gets a small strength. Unlike a full hierarchical model, this
+needs one pass over the outcomes and no approximation. The same likelihood chooses the labels, and the weights
+of other sources.
 
-Rounds are cut from passes over the set, as with `uniform`. In a pass a prompt is drawn with the chance
-min(1, U / U*), and at least `retest`. U* is the mean of U over a draw in proportion to U, so passes become
-those of `uniform` where few groups are silent. A reader may ask why rounds are not drawn by weights, as in
-the papers: independent rounds draw some prompts twice before others once. In accuracy the two differ by
-less than their error (docs/studies/lean). The papers' settings are presets.
+Rounds are cut from passes over the set, as with `uniform`. A pass draws a prompt with the chance
+min(1, U / U*), but at least `retest`. U* is the mean of U over a draw in proportion to U, so the passes are
+those of `uniform` if few groups are silent. Rounds are not drawn by weights, as in the papers, because
+independent rounds draw some prompts twice before others once; the accuracies differ by less than their error
+(docs/studies/lean). The papers' settings are presets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,11 +37,11 @@ from gaincurate.core.rng import PASSES, Floats, Ints, between, keys_of, largest,
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import beta
+from gaincurate.difficulty.embeddings import evenly_spaced
 from gaincurate.difficulty.rates import calibrate
 from gaincurate.schedule import base
-from gaincurate.schedule.base import Json, Observed, Pool
+from gaincurate.schedule.base import Context, Json, Observed, Pool
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import check_groups
 
 Aim = Literal["groups", "variance", "thompson"]
@@ -56,7 +57,7 @@ _CANDIDATES, _TIES, _SAMPLES, _MIXED, _CHANCES = (k << 32 for k in (2, 3, 6, 7, 
 """Streams of uniforms. The stream of weighted draws is 0."""
 _FIRST_WEIGHT = 0.5  # until there are outcomes by which to choose
 _WEIGHTS = (_FIRST_WEIGHT, 0.0, 0.25, 1.0)
-"""Weights that outcomes of earlier training and rates of other models may have, of equal ones the first."""
+"""Weights to try for outcomes of earlier training and rates of other models; of equal ones the first wins."""
 _ENOUGH = 32
 _MOST_VALUES, _MOST_COLUMNS, _SAMPLE = 256, 6, 4096
 _AHEAD = 16  # prompts of a pass considered at once for one that is drawn
@@ -69,8 +70,8 @@ _JUDGES, _CHOOSERS = 2048, 1024  # observed prompts at most by which laws are fi
 _CROSSED = 3  # columns, the best, that are tried in pairs
 _FEWEST = 16  # observed prompts for a choice of labels
 _COST = 7.0
-"""Of a column, in log likelihood: it has to make outcomes 1,000 times as likely. The best of six columns with
-random values gains 2 at the median, and more than 6 in one of 20 sets of 16 to 512 prompts."""
+"""The log likelihood that a column must gain: it has to make outcomes 1,000 times as likely. The best of six
+columns with random values gains 2 at the median, and over 6 in one of 20 sets of 16 to 512 prompts."""
 _PULLS = (0.25, 1.0, 4.0, 16.0)  # c
 _STRENGTHS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])  # s
 _OF_ALL = 4.0  # prompts that the mean likelihood of all labels counts for in the choice of one label's s
@@ -94,20 +95,20 @@ class PosteriorOptions(base.Options):
         ),
     ] = AUTO
     prior: float = Field(default=0.05, ge=1e-9, le=1e9)
-    """Wins and losses that every prompt has before it is seen."""
+    """Wins and losses that every prompt has before it is observed."""
     memory: float = Field(default=0.9, ge=0, le=1)
-    """The share of an outcome's weight that is left when the prompt is observed again. 1 forgets nothing."""
+    """The share of an outcome's weight that remains when the prompt is observed again. 1 forgets nothing."""
     aim: Aim = "groups"
     """The value of a prompt: the chance that its group differs, the mean of p (1 - p), or a
     sample of p near `target_pass_rate`."""
     draw: Literal["passes", "weights", "top"] = "passes"
-    """In passes without replacement, by weights in each round anew, or the best."""
+    """How a round is drawn: in passes without replacement, by weights in each round, or the best."""
     retest: float = Field(default=0.1, gt=0, le=1)
-    """Chance at least that a prompt is drawn in a pass. 1 makes passes those of `uniform`."""
+    """Least chance that a pass draws a prompt. 1 makes the passes those of `uniform`."""
     candidates: int | None = Field(default=None, ge=1)
-    """A round is chosen among so many times its prompts, at random (`weights`, `top`). Default: among all."""
+    """A round is chosen from this many times its prompts, at random (`weights`, `top`). Default: from all."""
     group_size: int = Field(default=8, ge=2, le=100_000)
-    """Rollouts per prompt before any were observed."""
+    """Rollouts per prompt, until some were observed."""
     group_sizes: Annotated[
         tuple[int, int] | None,
         BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
@@ -149,11 +150,7 @@ class PosteriorOptions(base.Options):
         return [] if self.labels in (AUTO, NO_LABELS) else names_of(self.labels)
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that the set has the labels.
-
-        Raises:
-            InputError: it has not.
-        """
+        """Raise InputError if the set lacks a label."""
         for name in self.columns:
             check_groups(scored, name, f"labels = {self.labels}")
 
@@ -239,7 +236,11 @@ class Posterior(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
-        drawn = self._cut(round_) if self.options.draw == "passes" else self._choose(round_)
+        if self.options.draw == "passes":
+            take = partial(self._take, worth=self._worth(slice(None), round_))
+            drawn = self.pool.by_groups(round_, take)
+        else:
+            drawn = self._choose(round_)
         sizes = self._sizes(drawn)
         chances = []
         for size in np.unique(sizes).tolist():
@@ -274,13 +275,8 @@ class Posterior(base.Selector):
         nearness: Floats = -((beta.sample(a, b, numbers) - options.target_pass_rate) ** 2)
         return nearness
 
-    def _cut(self, round_: int) -> Ints:
-        """The next prompts of the passes. Each group of `--stratify` has passes of its own."""
-        worth = self._worth(slice(None), round_)
-        return self.pool.by_groups(round_, lambda group, rows, size: self._take(group, rows, size, worth))
-
     def _take(self, group: int, rows: Ints, size: int, worth: Floats) -> Ints:
-        """The next `size` of the rows of a group, `[size]`, by the worth of all rows."""
+        """The next `size` rows, `[size]`, of a group's own passes over its `rows`; `worth` is of all rows."""
         seed, place, count, worth = self.pool.seed, self._places[group], len(rows), worth[rows]
         stream = 1 if self.pool.strata is None else PASSES + group
         chance = np.clip(worth * worth.sum() / np.maximum((worth**2).sum(), _TINY), self.options.retest, 1)
@@ -372,7 +368,7 @@ class Posterior(base.Selector):
 
 def _noticed(context: Context) -> list[str]:
     """Columns that may be labels: names, whole numbers or booleans of few values, the first of them."""
-    sample = context.scored.take(_evenly(np.arange(len(context.scored)), _SAMPLE))
+    sample = context.scored.take(evenly_spaced(len(context.scored), _SAMPLE))
     names = []
     for name, kind in fields(sample.schema):
         if can_group(kind) and name != ID and not name.startswith("gc_"):
@@ -392,7 +388,7 @@ def _codes_of(context: Context, name: str) -> Ints:
 
 def _as_outcomes(rates: Floats, outcomes: Counts) -> tuple[Counts, list[float]]:
     """Other models' pass rates, recalibrated, as wins and losses of prompts, and the weight of each model."""
-    rows = _evenly(np.flatnonzero(outcomes.sum(0)), _JUDGES)
+    rows = _observed(outcomes, _JUDGES)
     fitted = calibrate(rates, rows, *outcomes[:, rows])
     strength = np.where(np.isnan(fitted.expected), 0.0, fitted.strength)
     expected = np.nan_to_num(fitted.expected)
@@ -401,23 +397,23 @@ def _as_outcomes(rates: Floats, outcomes: Counts) -> tuple[Counts, list[float]]:
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """Beta parameters of each prompt before its own outcomes, and the log-likelihood of those that judged."""
+    """Beta parameters of each prompt before its own outcomes, and the log-likelihood of the fit."""
 
     counts: Counts
     fit: float
 
 
 def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None = None) -> Law:
-    """The law of each prompt, by its label.
+    """The prior of each prompt, by its label.
 
-    The outcomes of a prompt are left out of the mean of its label, because they count for the prompt itself.
+    The mean of a label leaves out the prompt's own outcomes, because they count for the prompt itself.
 
     Args:
         labels: `[prompts]`, from 0.
         outcomes: `[2, prompts]`, 0 where nothing was observed.
         base: `[2, prompts]` or `[2, 1]`, wins and losses that prompts have besides, in no label's mean.
         history: `[2, prompts]`, wins and losses in earlier training: part of the mean of a label and of the
-            law of their prompt. Default: none.
+            prior of their prompt. Default: none.
     """
     every = outcomes if history is None else outcomes + history
     before = np.broadcast_to(base if history is None else base + history, outcomes.shape)
@@ -435,7 +431,7 @@ def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None 
 
     # Before this run has outcomes, a law has to make those of earlier training likely.
     judged, given = (outcomes, before) if outcomes.any() else (every, np.broadcast_to(base, outcomes.shape))
-    judges = _evenly(np.flatnonzero(judged.sum(0)), _JUDGES)
+    judges = _observed(judged, _JUDGES)
     judged, given = judged[:, judges], given[:, judges]
 
     def likelihoods(pull: float) -> Floats:
@@ -461,7 +457,7 @@ def best_labels(columns: Mapping[str, Ints], outcomes: Counts, prior: float) -> 
         outcomes: `[2, prompts]`.
         prior: wins and losses that every prompt has before it is observed.
     """
-    seen = _evenly(np.flatnonzero(outcomes.sum(0)), _CHOOSERS)
+    seen = _observed(outcomes, _CHOOSERS)
     if len(seen) < _FEWEST:
         return ()
 
@@ -484,6 +480,7 @@ def _crossed(columns: list[Ints], rows: int) -> Ints:
     return labels
 
 
-def _evenly(rows: Ints, most: int) -> Ints:
-    """At most so many of some rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+def _observed(outcomes: Counts, most: int) -> Ints:
+    """The rows with outcomes, or `most` of them, evenly spaced."""
+    rows = np.flatnonzero(outcomes.sum(0))
+    return rows[evenly_spaced(len(rows), most)]

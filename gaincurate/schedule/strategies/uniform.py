@@ -1,8 +1,8 @@
 """The two plain controls: every prompt once per pass, at random or in the order of the set.
 
-A round that the end of a pass cuts through takes its rest from the next pass, and what it would take twice
-waits until that pass's end, so a round's prompts are distinct and each pass has every prompt once. With
-strata (`--stratify`) each group has passes of its own.
+A round that begins in one pass and ends in the next draws no prompt twice: its prompts from the first pass go
+to the end of the next. So a round's prompts are distinct, and each pass has every prompt once. With strata
+(`--stratify`) each group has its own passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AT_THE_END = np.uint64(1 << 63)
 
 
 class Uniform(base.Selector):
-    """Passes over the set, each in a random order of its own."""
+    """Passes over the set, each in a new random order."""
 
     reads_scores: ClassVar[bool] = False
 
