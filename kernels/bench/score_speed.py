@@ -78,7 +78,7 @@ def measure(
     """
     prefill, device = Prefill(model), next(model.parameters()).device
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    # Each runs prompts and gives their number and that of computed tokens.
+    # Each runs prompts and returns the numbers of prompts and of computed tokens.
     ways: dict[str, Callable[[], tuple[int, int]]] = {
         "one prompt at a time": partial(_one_by_one, model, few)
     }
@@ -88,15 +88,7 @@ def measure(
     with suppress(UnsupportedAttention):  # the table then has no such line
         packed = PackedPrefill(prefill, prompts[:2])
         packed.give_back()
-
-        def exchanged() -> tuple[int, int]:
-            packed.take()
-            try:
-                return _batches(packed, prompts, budget)
-            finally:
-                packed.give_back()
-
-        ways[packed.name] = exchanged
+        ways[packed.name] = partial(_batches, packed, prompts, budget)
     operations = gemm_operations(prefill, prompts[0])
     figures: dict[str, list[list[float]]] = {name: [] for name in ways}
     for index in range(passes + 1):
@@ -123,9 +115,13 @@ def measure(
 
 def _batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int) -> tuple[int, int]:
     tokens = 0
+    if isinstance(forward, PackedPrefill):
+        forward.take()
     for batch in forward.run(prompts, budget):
         angle_scores(batch.states, [prompts[place] for place in batch.places])
         tokens += batch.tokens
+    if isinstance(forward, PackedPrefill):
+        forward.give_back()  # the other ways run the model as its authors wrote it
     return len(prompts), tokens
 
 
@@ -183,28 +179,28 @@ def main() -> None:
     device = resolved.devices[0]
     if resolved.type == "cpu":
         settle_memory()
-    load: Callable[..., nn.Module]
-    if given.shape:
+    files = None if given.shape else find_model(given.model)
+    if files is None:
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         sizes: dict[str, Any] = dict(zip((*names, "num_key_value_heads"), QWEN[given.shape], strict=True))
         config: Any = transformers.Qwen2Config(**sizes, vocab_size=151936)
-
-        def load(dtype: str) -> nn.Module:
-            with torch.device(device):
-                made: nn.Module = transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype))
-            return made.eval()
     else:
-        files = find_model(given.model)
         config = load_config(files)
-        load = partial(load_model, files, config, device=device)
+
+    def load(dtype: str) -> Any:
+        if files is not None:
+            return load_model(files, config, device=device, dtype=dtype)
+        with torch.device(device):
+            return transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype)).eval()
+
     vocab_size, limit = config.get_text_config(decoder=True).vocab_size, model_max_length(config)
     table = measure(
-        load(dtype=resolved.dtype),
+        load(resolved.dtype),
         made_up_prompts(given.rows, prefix=given.prefix, vocab_size=vocab_size, limit=limit),
         budget=resolved.batch_tokens,
         passes=given.passes,
         one_by_one=20,
-        float32=load(dtype="float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
+        float32=load("float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
     )
     print(f"{machine(device)}, {given.shape or given.model}, {resolved.dtype}")
     print_rows(table)

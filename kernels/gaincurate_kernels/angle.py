@@ -91,7 +91,7 @@ def segment_unit_sums(
     if chosen == "triton":
         import gaincurate_kernels.launch as launch
 
-        return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
+        return launch.planned_unit_sums(hidden, launch.plan_chunks(bounds, hidden.device), norm)
     if hidden.stride(1) != 1:
         hidden = hidden.contiguous()  # else columns would be added in another order
     values = hidden if hidden.dtype == torch.float64 else hidden.float()

@@ -103,7 +103,7 @@ def _vector(hidden: int, itemsize: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChunkPlan:
     """Segments cut into chunks of `CHUNK` tokens, flat on the device.
 
     `chunks` `[programs, 3]`: first token, tokens, output row. `splits` `[segments of several chunks, 3]`:
@@ -117,7 +117,7 @@ class Plan:
     rows: int
 
 
-def make_plan(bounds: Tensor, device: torch.device) -> Plan:
+def plan_chunks(bounds: Tensor, device: torch.device) -> ChunkPlan:
     """Plan for bounds `[segments, 2]` int64 on the CPU, in one copy to the device."""
     segments = len(bounds)
     begins, tokens = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
@@ -138,10 +138,10 @@ def make_plan(bounds: Tensor, device: torch.device) -> Plan:
     splits = torch.stack([torch.arange(segments), first_partial, pieces], 1)[split]
     flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
     on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
-    return Plan(on_chunks, on_splits, counts, segments + int(partials.sum()))
+    return ChunkPlan(on_chunks, on_splits, counts, segments + int(partials.sum()))
 
 
-def planned_unit_sums(hidden: Tensor, plan: Plan, norm: RMSNorm | None = None) -> UnitSums:
+def planned_unit_sums(hidden: Tensor, plan: ChunkPlan, norm: RMSNorm | None = None) -> UnitSums:
     """The sums of a plan; waits for nothing on the CPU."""
     device, width = hidden.device, hidden.shape[1]
     weight = None if norm is None else _aligned(norm.weight[None])[0]
