@@ -68,12 +68,11 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function as transformers calls it; `query` `[1, heads, tokens, head size]`.
 
-    The result is `[1, tokens, heads, head size]`, and None for the weights. Where no `Packing` came through,
-    or the model wants something unknown (attention sinks, a mask of its own), it is an UnsupportedAttention.
+    Returns `[1, tokens, heads, head size]`, and None in place of the weights.
 
     Raises:
-        UnsupportedAttention: no `Packing` came through, or the model wants something unknown (attention
-            sinks, a mask of its own), which must not be ignored.
+        UnsupportedAttention: the model did not pass the `Packing` on, or requests something unknown
+            (attention sinks, a mask of its own), which must not be ignored.
     """
     packing = others.pop(KEYWORD, None)
     if not isinstance(packing, Packing):

@@ -95,17 +95,14 @@ class Segmenter:
                 "leave them out, or take the instruction-tuned model."
             )
         try:
-            self._rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
+            rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
         except Unusable as error:
             raise ModelError(
                 f"the chat template cannot render the prompt: {error}. Leave out --system or --shots "
                 "if it does not allow them, or check --template-kwargs."
             ) from error
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of a probe prompt as rendered: system message, examples, template, today's date if used."""
-        return digest_bytes(self._rendering.encode())
+        # Of a rendered probe prompt: system message, examples, template, today's date if it is used.
+        self.fingerprint = digest_bytes(rendering.encode())
 
     @property
     def renders_tools(self) -> bool:
@@ -127,8 +124,10 @@ class Segmenter:
         tokens = self._tokenize([text for text, _, _ in located.values()])
         for (place, (text, start, stop)), (ids, offsets) in zip(located.items(), tokens, strict=True):
             try:
-                spans = self._decoded(text, ids) if offsets is None else offsets
-                results[place] = self._cut(ids, spans, start, stop)
+                if offsets is None:
+                    self._check_length(ids)
+                    offsets = decoded_offsets(self.tokenizer, text, ids)
+                results[place] = self._cut(ids, offsets, start, stop)
             except Unusable as error:
                 results[place] = error.with_traceback(None)
         return [results[place] for place in range(len(prompts))]
@@ -240,16 +239,6 @@ class Segmenter:
                 where = None if spans is None else np.asarray(spans, np.int64).reshape(-1, 2)
                 yield np.asarray(ids, np.int32), where
 
-    def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
-        self._check_length(ids)
-        if len(ids) > _MOST_DECODED:
-            raise Unusable(
-                f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
-                f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
-            )
-        return decoded_offsets(self.tokenizer, text, ids)
-
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
     ) -> Segmented:
@@ -306,6 +295,11 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
     Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
     character has the whole character. The time grows with the square of the tokens.
     """
+    if len(ids) > _MOST_DECODED:
+        raise Unusable(
+            f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
+            f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
+        )
 
     def decode(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

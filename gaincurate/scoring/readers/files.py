@@ -84,10 +84,19 @@ def open_file(path: Path) -> Reader:
     """The reader for a file by its name; the caller has checked that the name is supported."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        return Reader(path, *parquet_head(path, unreadable_as(path, "Parquet")), partial(_parquet, path))
+        refuse = unreadable_as(path, "Parquet")
+        schema, rows = parquet_head(path, refuse)
+        return Reader(
+            path, schema, rows, lambda _, skip: parquet_batches(path, refuse, rows=BATCH_ROWS, skip=skip)
+        )
     if name.endswith(".arrow"):
-        schema, batches = ipc_batches(path, unreadable_as(path, "Arrow"))
-        return Reader(path, schema, sum(batch.num_rows for batch in batches), partial(_arrow, path))
+        refuse = unreadable_as(path, "Arrow")
+        schema, batches = ipc_batches(path, refuse)
+
+        def arrow(_: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+            return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
+
+        return Reader(path, schema, sum(batch.num_rows for batch in batches), arrow)
     return _open_csv(path) if name.endswith(".csv") else _open_json(path)
 
 
@@ -100,15 +109,6 @@ def unreadable_as(path: Path, kind: str) -> Refuse:
     """Makes the error for a file that is no whole file of its kind."""
     end = "Is it complete, and is its name's ending right?"
     return lambda why: refused(path, f" is no readable {kind} file: {why}. {end}")
-
-
-def _parquet(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    return parquet_batches(path, unreadable_as(path, "Parquet"), rows=BATCH_ROWS, skip=skip)
-
-
-def _arrow(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    refuse = unreadable_as(path, "Arrow")
-    return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
 
 
 def _after(skip: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -159,17 +159,17 @@ def _open_json(path: Path) -> Reader:
             raise refused(path, f": {why}. Keep what varies in a list, or as text.")
         rows += len(batch)
         for name in names:
-            values = [row.get(name) for row in batch]
+            values = [_as_text(row.get(name)) if name in texts else row.get(name) for row in batch]
             try:
                 try:
-                    kinds[name] = _wider(kinds, name, _as_texts(values) if name in texts else values)
+                    kinds[name] = _wider(kinds, name, values)
                 except (pa.ArrowInvalid, pa.ArrowTypeError):
                     before = kinds.get(name, pa.null())
                     nested = pa.types.is_nested(before) or pa.types.is_null(before)
                     if not nested or not all(isinstance(value, dict | list | None) for value in values):
                         raise
                     texts.add(name)
-                    kinds[name] = pa.array(_as_texts(values)).type
+                    kinds[name] = pa.array(list(map(_as_text, values))).type
             except _UNFIT as error:
                 why = f"column {name!r} mixes types, or holds a value that no column can ({one_line(error)})"
                 text = f", {place}: {why}. Convert it, or leave the column out."
@@ -186,7 +186,7 @@ def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator
     for place, batch in _chunks(path):
         if skip < len(batch):
             for row in batch if texts else ():
-                row.update({name: _as_texts([row[name]])[0] for name in texts & row.keys()})
+                row.update({name: _as_text(row[name]) for name in texts & row.keys()})
             try:
                 yield pa.RecordBatch.from_pylist(batch[skip:], schema=schema)
             except _UNFIT as error:
@@ -204,10 +204,8 @@ def _fields(kind: pa.DataType) -> int:
     return 1 + sum(_fields(kind.field(place).type) for place in range(kind.num_fields))
 
 
-def _as_texts(values: list[Any]) -> list[Any]:
-    return [
-        json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value for value in values
-    ]
+def _as_text(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
