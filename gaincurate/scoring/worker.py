@@ -246,8 +246,7 @@ class Scorer:
                         f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
                     ) from error
                 budget //= 2
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                torch.cuda.empty_cache()
                 self._progress.note(
                     f"warning: out of memory; the shard from row {shard.start} starts over with "
                     f"{budget:,} tokens in a batch"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,10 +49,9 @@ def sample_bounds(tokens: int, sample: int) -> Tensor:
 def machine(device: str) -> str:
     """Date, device and versions, without which figures are worth nothing."""
     on_gpu = torch.device(device).type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    threads = "" if on_gpu else f", {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if on_gpu else selftest.devices()[0]["name"]
     versions = f"torch {torch.__version__}, triton {triton_version() or 'none'}"
-    return f"{time.strftime('%Y-%m-%d')}, {name}, {versions}{threads}"
+    return f"{time.strftime('%Y-%m-%d')}, {name}, {versions}"
 
 
 def print_rows(rows: Iterable[dict[str, Any]]) -> None:

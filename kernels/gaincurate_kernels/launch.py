@@ -6,7 +6,6 @@ additions, and a score must not depend on the machine that tuned it. Imports tri
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -150,7 +149,7 @@ def planned_unit_sums(hidden: Tensor, plan: ChunkPlan, norm: RMSNorm | None = No
     hidden = _aligned(hidden)
     sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
     zeros = torch.empty(plan.rows, dtype=torch.int32, device=device)
-    with _on(device):
+    with torch.cuda.device_of(sums):  # Triton launches on the current device
         if programs := len(plan.chunks) // 3:
             unit_sums_kernel[(programs,)](
                 hidden,
@@ -175,7 +174,7 @@ def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor 
     samples, width = question.sums.shape
     out = torch.empty(samples, 3, dtype=torch.float64, device=question.sums.device)
     if samples:
-        with _on(out.device):
+        with torch.cuda.device_of(out):
             concentration_kernel[(samples,)](
                 _aligned(question.sums.contiguous()),
                 _aligned(prefix.sums.contiguous()),
@@ -204,8 +203,3 @@ def _to_device(plan: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return plan
     return plan.pin_memory().to(device, non_blocking=True)
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
