@@ -313,21 +313,17 @@ def _machine_and_identity(config: ScoreConfig, worker: Worker) -> tuple[Machine,
     return plan.machine, plan.identity
 
 
-class _SentWhole(Sent):
-    """Counts the rows of a shard when it is written, so that a lost worker's rows are not counted twice."""
-
-    def advance(self, n: float, **also: int) -> None:
-        """Do nothing: `part` sends the counts of the whole shard."""
-
-    def part(self, text: str, **also: int) -> None:
-        """Send the counts of the shard with it."""
-        super().advance(also["units"], **{name: also[name] for name in ("tokens", "reused")})
-        super().part(text, **also)
-
-
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
-    """The task of a worker on Ray."""
-    score_shards(_joined(config, identity), worker.parts(), _SentWhole(worker.report))
+    """The task of a worker on Ray. Rows count when their shard is written, so that none counts twice."""
+
+    def send(kind: str, value: Any) -> None:
+        if kind == "part":
+            counts = value[1]
+            worker.report("advance", (counts["units"], {name: counts[name] for name in ("tokens", "reused")}))
+        if kind != "advance":
+            worker.report(kind, value)
+
+    score_shards(_joined(config, identity), worker.parts(), Sent(send))
 
 
 def finish(plan: ScoringPlan, artifact: Artifact, summary: Summary) -> None:

@@ -220,7 +220,10 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
     if config.overwrite:
         paths = [reader.path for reader in source.readers]
         for path in [*paths, *map(located, [config.data, *config.reuse])]:
-            if _inside(config.out, path):
+            inside = isinstance(config.out, Remote) and path.is_relative_to(config.out)
+            if not isinstance(path, Remote):
+                inside = path.exists() and path.resolve().is_relative_to(config.out.resolve())
+            if inside:
                 raise InputError(
                     f"--overwrite would delete {path}, which this run reads. Give another --out."
                 )
@@ -228,12 +231,6 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
         progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns
-
-
-def _inside(folder: Path, path: Path) -> bool:
-    if isinstance(path, Remote):
-        return isinstance(folder, Remote) and path.is_relative_to(folder)
-    return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
 def model_max_length(model_config: Any) -> int | None:

@@ -287,22 +287,20 @@ def measure(
 ) -> list[tuple[Score | str, int]]:
     """Per prompt of a batch: its signals, or the reason why it has none; and its zero vectors."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
-    more: list[tuple[str, list[dict[str, Any] | None]]] = []  # the reason for None, and the values
+    others: list[list[dict[str, Any] | str]] = []  # by signal and prompt: its values, or why it has none
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        more.append((_NOT_FINITE, [None if vector is None else {"embedding": vector} for vector in vectors]))
+        others.append([_NOT_FINITE if vector is None else {"embedding": vector} for vector in vectors])
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        reason = "its NLL or entropy is not finite"
-        more.append((reason, [None if value is None else value._asdict() for value in values]))
+        others.append([value._asdict() if value else "its NLL or entropy is not finite" for value in values])
     measured: list[tuple[Score | str, int]] = []
-    for place, (score, zeros) in enumerate(angles):
+    for (score, zeros), *added in zip(angles, *others, strict=True):
         result: Score | str = score or _NOT_FINITE
-        for reason, added in more:
+        for each in added:
             if isinstance(result, Score):
-                values_here = added[place]
-                result = reason if values_here is None else replace(result, **values_here)
+                result = each if isinstance(each, str) else replace(result, **each)
         measured.append((result, zeros))
     return measured

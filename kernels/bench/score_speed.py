@@ -90,9 +90,9 @@ def measure(
         packed.give_back()
         ways[packed.name] = partial(_batches, packed, prompts, budget)
     operations = gemm_operations(prefill, prompts[0])
-    figures: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for index in range(passes + 1):
-        for name, way in ways.items():
+    figures = np.zeros((passes + 1, len(ways), 3))  # rows/s, tokens/s, of_gemm
+    for figures_of_pass in figures:
+        for place, way in enumerate(ways.values()):
             # Before and after each pass, because other work on the machine slows both.
             alone = [gemm_speed(model, budget)]
             begin = time.perf_counter()
@@ -102,13 +102,12 @@ def measure(
             taken = time.perf_counter() - begin
             alone.append(gemm_speed(model, budget))
             share = tokens * operations / taken / statistics.mean(alone)
-            if index:  # the first pass warms up
-                figures[name].append([rows / taken, tokens / taken, share])
-    table, slowest = [], np.array(figures["one prompt at a time"])[:, 0]
-    for name, each in figures.items():
-        rows_, tokens_, share = np.median(each, 0).tolist()
-        times = float(np.median(np.array(each)[:, 0] / slowest))
-        row = {"method": name, "rows/s": rows_, "tokens/s": tokens_, "times": times}
+            figures_of_pass[place] = rows / taken, tokens / taken, share
+    figures = figures[1:]  # the first pass warms up
+    times = np.median(figures[:, :, 0] / figures[:, :1, 0], 0).tolist()
+    table = []
+    for name, (*rates, share), of_first in zip(ways, np.median(figures, 0).tolist(), times, strict=True):
+        row = {"method": name, "rows/s": rates[0], "tokens/s": rates[1], "times": of_first}
         table.append(row | {"of_gemm": "" if name.startswith("one") else share})
     return table
 

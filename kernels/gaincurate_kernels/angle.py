@@ -86,7 +86,25 @@ def segment_unit_sums(
     Raises:
         ValueError: wrong shapes, bounds outside `hidden`, or a backend that cannot do this.
     """
-    bounds = _checked(hidden, bounds, norm)
+    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
+        raise ValueError(
+            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
+            f"{list(bounds.shape)}"
+        )
+    if hidden.shape[1] == 0:
+        raise ValueError("the states have no columns")
+    if not hidden.is_floating_point() or bounds.is_floating_point():
+        raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
+    if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):
+        raise ValueError(
+            f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
+            f"{list(norm.weight.shape)} on {norm.weight.device}"
+        )
+    bounds = bounds.to("cpu", torch.int64)
+    wrong = (bounds[:, 0] < 0) | (bounds[:, 1] < bounds[:, 0]) | (bounds[:, 1] > hidden.shape[0])
+    if wrong.any():
+        begin, end = bounds[wrong][0].tolist()
+        raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
     chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
     if chosen == "triton":
         import gaincurate_kernels.launch as launch
@@ -164,28 +182,3 @@ def angle_concentration(
         inter=cross / (n * m),
         intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
     )
-
-
-def _checked(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> Tensor:
-    """The bounds on the CPU, where all arguments fit each other."""
-    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
-        raise ValueError(
-            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
-            f"{list(bounds.shape)}"
-        )
-    if hidden.shape[1] == 0:
-        raise ValueError("the states have no columns")
-    if not hidden.is_floating_point() or bounds.is_floating_point():
-        raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
-    if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):
-        raise ValueError(
-            f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
-            f"{list(norm.weight.shape)} on {norm.weight.device}"
-        )
-    bounds = bounds.to("cpu", torch.int64)
-    begins, ends = bounds[:, 0], bounds[:, 1]
-    wrong = (begins < 0) | (ends < begins) | (ends > hidden.shape[0])
-    if wrong.any():
-        begin, end = bounds[wrong][0].tolist()
-        raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
-    return bounds

@@ -110,12 +110,8 @@ def quadratic(hidden: Tensor, question: int, end: int) -> tuple[float, float, fl
     n = end - question
     block = cosines[question:, question:]
     inter = cosines[question:, :question]
-    nan = float("nan")
-    return (
-        float(block.mean()) if n else nan,
-        float(inter.mean()) if n and question else nan,
-        float((block.sum() - block.diagonal().sum()) / (n * (n - 1))) if n > 1 else nan,
-    )
+    offdiagonal = (block.sum() - block.diagonal().sum()) / (n * (n - 1))
+    return float(block.mean()), float(inter.mean()), float(offdiagonal)  # NaN without any pair
 
 
 def gainrl_as_published(hidden: Tensor, first: int = 110, last: int = -6, weight: float = 8) -> float:
