@@ -279,11 +279,7 @@ def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> Sco
 def make_identity(
     config: ScoreConfig, source: Source, columns: Columns, model: ScoringModel, machine: Machine
 ) -> Json:
-    """The identity of a run: every setting that can change a value.
-
-    Raises:
-        InputError: the model does not have the layer.
-    """
+    """The identity of a run; raises an InputError if the model does not have the layer."""
     layer = None
     if config.site == "mlp_input":
         depth = model.config.get_text_config(decoder=True).num_hidden_layers

@@ -179,7 +179,18 @@ class Prefill:
             self.depth = self.config.num_hidden_layers
             with torch.inference_mode():
                 self.width = int(model(input_ids=two, use_cache=False).last_hidden_state.shape[-1])
-        self._check_causal()
+        # A token must not change the states before it: prefixes and padding without a mask rely on this.
+        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
+        outputs = self.both(ids.clamp(max=self.config.vocab_size - 1))
+        for states in (output[:, :2].float() for output in outputs if output is not None):
+            # Both rows run through the same products, so those of a causal model agree to the last bits.
+            # Tokens are compared one by one, so that one huge state does not hide another's difference.
+            gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
+            if (gap > 1e-4 * scale).any():
+                raise ModelError(
+                    f"{self.config.model_type} is not causal: a token changes the states before it. A "
+                    "score is defined for decoder-only language models."
+                )
 
     def stop(self, prompt: Segmented) -> int:
         """The number of a prompt's tokens that are computed."""
@@ -241,25 +252,8 @@ class Prefill:
         if self._site is None:
             assert final is not None
             return final, wanted
-        if not at_site:
-            raise RuntimeError("the forward never reached the scored block")
         # Some layers flatten all rows to one list of tokens for their feed-forward block.
         return at_site[0].reshape(*ids.shape, -1), wanted
-
-    def _check_causal(self) -> None:
-        """Refuse a model that is not causal: prefixes and padding without a mask would be wrong."""
-        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
-        with torch.inference_mode():
-            outputs = self.both(ids.clamp(max=self.config.vocab_size - 1))
-        for states in (output[:, :2].float() for output in outputs if output is not None):
-            # Both rows run through the same products, so those of a causal model agree to the last bits.
-            # Tokens are compared one by one, so that one huge state does not hide another's difference.
-            gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
-            if (gap > 1e-4 * scale).any():
-                raise ModelError(
-                    f"{self.config.model_type} is not causal: a token changes the states before it. A "
-                    "score is defined for decoder-only language models."
-                )
 
 
 def _turn(config: Any) -> int | None:

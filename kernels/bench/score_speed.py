@@ -8,7 +8,6 @@ rate is measured in the same run and beside the pass, so that a slow machine slo
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -94,14 +93,14 @@ def measure(
     for figures_of_pass in figures:
         for place, way in enumerate(ways.values()):
             # Before and after each pass, because other work on the machine slows both.
-            alone = [gemm_speed(model, budget)]
+            gemm_before = gemm_speed(model, budget)
             begin = time.perf_counter()
             rows, tokens = way()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken = time.perf_counter() - begin
-            alone.append(gemm_speed(model, budget))
-            share = tokens * operations / taken / statistics.mean(alone)
+            gemm = (gemm_before + gemm_speed(model, budget)) / 2
+            share = tokens * operations / taken / gemm
             figures_of_pass[place] = rows / taken, tokens / taken, share
     figures = figures[1:]  # the first pass warms up
     times = np.median(figures[:, :, 0] / figures[:, :1, 0], 0).tolist()

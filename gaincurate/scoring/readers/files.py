@@ -61,11 +61,7 @@ class Reader:
     notes: tuple[str, ...] = ()
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """The rows after the first `skip`, cast to `schema`; a column that the part lacks is null.
-
-        Raises:
-            SourceError: a value does not fit its column, or the file is damaged.
-        """
+        """The rows after the first `skip`, cast to `schema`; a column that the part lacks is null."""
         for batch in self.raw(schema, skip):
             # A batch may be a whole file, and its rows become Python objects later.
             for start in range(0, batch.num_rows, BATCH_ROWS):
@@ -85,11 +81,7 @@ class Reader:
 
 
 def open_file(path: Path) -> Reader:
-    """The reader for a file, chosen by the suffix of its name, which the caller has checked.
-
-    Raises:
-        SourceError: the file is not readable in its format.
-    """
+    """The reader for a file with one of the known suffixes; raises a SourceError for a damaged file."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         refuse = unreadable_as(path, "Parquet")
@@ -216,11 +208,7 @@ def _as_text(value: Any) -> Any:
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects of a JSON file, each with its place for error messages.
-
-    Raises:
-        SourceError: the JSON is broken, or a value is no object.
-    """
+    """The objects of a JSON file, each with its place; raises a SourceError for broken JSON or no object."""
     head = b""
     while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
         head = block

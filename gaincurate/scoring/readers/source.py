@@ -67,11 +67,7 @@ class Cursor:
         self._rest: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows `start` to `stop` (exclusive) as one table.
-
-        Raises:
-            SourceError: the source became shorter while it was read.
-        """
+        """Rows `start` to `stop` (exclusive) as one table; raises a SourceError if the source shrank."""
         if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
         # Rows between two ranges are read and dropped: reopening a text file parses it from its start.
