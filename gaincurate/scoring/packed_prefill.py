@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -227,10 +228,18 @@ def layers_to_lay_out(model: nn.Module) -> list[Any]:
     Subclasses of `nn.Linear` and weights that another module uses too are left out. So are all layers on
     other devices, in other dtypes than float32 and bfloat16, and on processors without AVX: not measured.
     """
+    operators: Any = torch.ops.mkldnn  # two operators that torch's own compiler uses
+    dtypes = set[torch.dtype]()  # that have a layout here
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX") and hasattr(operators, "_linear_pointwise"):
+        for dtype in (torch.float32, torch.bfloat16):
+            with suppress(AttributeError, RuntimeError):  # an older torch, or a processor without this dtype
+                operators._reorder_linear_weight(torch.zeros(1, 1, dtype=dtype), _LAYOUT_ROWS)
+                dtypes.add(dtype)
     uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     # A layer with its own `forward`, as some hooks set it, needs the weight's plain layout.
     plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
-    return [layer for layer in plain if uses[id(layer.weight)] == 1 and _can_be_laid_out(layer.weight)]
+    single = [m for m in plain if uses[id(m.weight)] == 1 and m.weight.numel()]
+    return [m for m in single if m.weight.device.type == "cpu" and m.weight.dtype in dtypes]
 
 
 def lay_out(layers: Iterable[Any]) -> None:
@@ -256,16 +265,3 @@ class _Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
         return product
-
-
-def _can_be_laid_out(weight: Tensor) -> bool:
-    """Whether this weight can be laid out here, by two operators that torch's own compiler uses."""
-    operators: Any = torch.ops.mkldnn
-    of_the_kind = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    if not (weight.numel() and of_the_kind and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
-        return False
-    try:
-        operators._reorder_linear_weight(torch.zeros(1, 1, dtype=weight.dtype), _LAYOUT_ROWS)
-    except (AttributeError, RuntimeError):  # an older torch, or a dtype that this processor does not multiply
-        return False
-    return hasattr(operators, "_linear_pointwise")

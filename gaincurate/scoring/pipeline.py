@@ -293,16 +293,11 @@ def score_on_ray(
     Raises:
         GaincurateError: see `RayWorkers.run`.
     """
-
-    def describe(shard: int) -> str:
-        start, stop = plan.bounds(shard)
-        return f"rows {start} to {stop - 1} (from 0)"
-
     workers.run(
         partial(_score_on_ray, plan.identity),
         shards,
         hear=Listener(progress, summary.count),
-        describe=describe,
+        describe=lambda shard: f"rows {plan.bounds(shard)[0]} to {plan.bounds(shard)[1] - 1} (from 0)",
         # With --out in an object store, only this machine has the file of all ids.
         payload=lambda shard: np.array(next(_parts(plan, [shard]))[1]),
     )

@@ -41,6 +41,7 @@ from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate.scoring.signals import LOGITS_MEMORY
 from gaincurate_kernels import resolve_backend, triton_version
 
+_RENDERING = {"system", "system_override", "shots", "template_kwargs"}  # options of a prompt's rendering
 _CPU_BATCH_TOKENS = 1024  # a CPU's rate no longer grows from 512 on
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
@@ -259,10 +260,7 @@ def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> Sco
         )
     segmenter = Segmenter(
         tokenizer,
-        system=config.system,
-        system_override=config.system_override,
-        shots=config.shots,
-        template_kwargs=config.template_kwargs,
+        **config.model_dump(include=_RENDERING),
         max_length=config.max_length or limit,
         truncate=config.on_overlong == "truncate",
         vocab_size=text_config.vocab_size,
@@ -307,10 +305,7 @@ def make_identity(
         "segmentation": {
             "rule": RULE,
             "rendering": model.segmenter.fingerprint,
-            "system": config.system,
-            "system_override": config.system_override,
-            "shots": config.shots,
-            "template_kwargs": config.template_kwargs,
+            **config.model_dump(include=_RENDERING),
             "max_length": model.segmenter.max_length,
             "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
         },
