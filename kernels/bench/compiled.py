@@ -1,4 +1,4 @@
-"""Compiles the kernels ahead of time, with no GPU, and says what the compiler made of them.
+"""Compiles the kernels ahead of time, without a GPU, and prints figures of the compiled code.
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/compiled.py [--target sm_90 ...] [--hidden 896 ...]. Must run
 without TRITON_INTERPRET. Prints a JSON object for each case: `registers` of a thread and the bytes that it

@@ -1,11 +1,11 @@
-"""Checks the angle code on this machine, then times it; no speed is printed for a wrong result.
+"""Checks the angle code on this machine, then times it; prints no speed for a wrong result.
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device D] [--dtype D] [--sweep]. Prints
 CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; on a GPU also the kernel by hidden
 size, with --sweep at other block sizes too, which are not checked.
 
-On a GPU calls are captured as a graph, so that launches cost nothing, with the plan of the chunks made
-before. Large shapes read several buffers in turn, so that no cache holds them. Figures are medians.
+On a GPU, calls are captured as a graph after their chunks are planned, so that launches cost nothing. Large
+shapes read several buffers in turn, so that no cache holds them. Figures are medians.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def sample_bounds(tokens: int, sample: int) -> Tensor:
 
 
 def machine(device: str) -> str:
-    """Date, device and versions, without which figures are worth nothing."""
+    """The date, the device and the versions of libraries."""
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else selftest.devices()[0]["name"]
     versions = f"torch {torch.__version__}, triton {triton_version() or 'none'}"
@@ -120,7 +120,7 @@ def made_states(tokens: int, hidden: int, dtype: torch.dtype, device: str) -> li
 
 
 def timed(facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], copy: float) -> dict[str, Any]:
-    """A row of a table: GB/s of states read, and per cent of the bandwidth of a copy."""
+    """A row of a table: GB/s of states read, and the share of a copy's bandwidth in per cent."""
     states, taken = buffers[0], seconds(call, buffers)
     rate, (tokens, hidden) = states.nbytes / taken / 1e9, states.shape
     facts |= {"dtype": str(states.dtype).removeprefix("torch."), "tokens": tokens, "hidden": hidden}

@@ -1,8 +1,8 @@
-"""Times passes of scoring over made-up prompts against one prompt at a time and the matrix products alone.
+"""Times scoring of made-up prompts, one prompt at a time, and the matrix products alone.
 
 Usage: PYTHONPATH=.:kernels python3 kernels/bench/score_speed.py [--model demo] [--dtype D] [--passes 3]. In
-place of a model, --shape takes random weights at the shape of a Qwen2.5 (0.5B, 1.5B, 7B). Prints CSV. Each
-rate is measured in the same run and beside the pass, so that a slow machine slows both.
+place of a model, --shape takes random weights of the shape of a Qwen2.5 (0.5B, 1.5B, 7B). Prints CSV. Each
+rate of products is measured just before and after its pass, so that a slow machine slows both.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _SHORTEST, _LONGEST, _TAIL = 8, 2048, 5  # tokens of a made-up question, and aft
 
 
 def made_up_prompts(count: int, *, prefix: int, vocab_size: int, limit: int | None = None) -> list[Segmented]:
-    """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal).
+    """Random tokens with one prefix and questions as long as MATH's (log-normal, median 64).
 
-    All begin with the same `prefix` tokens. The model has positions for `limit` tokens, None for any number.
+    All begin with the same `prefix` tokens. The model has positions for `limit` tokens (None: no limit).
     """
     longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
     random, least = np.random.default_rng(0), min(3, vocab_size - 1)
@@ -125,7 +125,7 @@ def _batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], bud
 
 @torch.inference_mode()
 def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> tuple[int, int]:
-    """The whole model and its head on each prompt, all pairwise cosines of the last states."""
+    """Run the whole model and its head on each prompt, and all pairwise cosines of the last states."""
     anything: Any = model
     head = anything.get_input_embeddings().weight  # an output head has its shape
     tokens = 0
