@@ -40,8 +40,7 @@ class PackedPrefill:
     must get the states of the model's own forward, with shared prefixes and without.
 
     Raises:
-        UnsupportedAttention: the states differ, or the architecture is known not to work. The model is
-            restored.
+        UnsupportedAttention: the states differ, or a layer is not supported; the model is restored.
     """
 
     def __init__(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:

@@ -50,11 +50,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 class Summary:
     """The result of a run. `complete` is False while other `--shard I/N` runs are unfinished.
 
-    Figures of this process: the `shards` that were missing, the rows it `scored`, the `tokens` it computed
-    (without padding), and the `elapsed` seconds. Figures of the finished set, None before: `rows`,
-    `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a direction),
-    `reused` (rows with the scores of other sets; None without `--reuse`), and `spearman_length` (the rank
-    correlation of `gc_angle` with the question's tokens).
+    Of this process: the `shards` that were missing, the rows it `scored`, the `tokens` it computed (without
+    padding), and the `elapsed` seconds. Of the finished set, None before: `rows`, `rejected`, `truncated`,
+    `rows_without_prefix`, `zero_vectors` (scored tokens without a direction), `reused` (rows with scores of
+    other sets; None without `--reuse`), `spearman_length` (rank correlation of `gc_angle` and length).
     """
 
     out: Path

@@ -78,20 +78,18 @@ class PackedStates:
         """For prompts one after the other, each with `lengths` tokens or with its prefix and question."""
         shared = tuple(shared or [None] * len(prompts))
         # All of these are [prompts]. A shared prefix has no rows.
-        own = torch.tensor([0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)])
+        prefixes = [0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)]
         questions = torch.tensor([prompt.question_tokens for prompt in prompts])
-        lengths = own + questions if lengths is None else lengths
+        lengths = torch.tensor(prefixes) + questions if lengths is None else lengths
         ends = lengths.cumsum(0)
         starts = ends - lengths
-        middles = starts + own
+        middles = starts + torch.tensor(prefixes)
         bounds = (torch.stack([middles, middles + questions], 1), torch.stack([starts, middles], 1))
         return cls(hidden, *bounds, shared, ends, norm, final)
 
 
 class Batch(NamedTuple):
-    """Prompts that ran together: their `places` in the argument of `run`, and the `tokens` computed, where
-    a shared prefix counts in the batch that ran it.
-    """
+    """Prompts that ran together: `places` in the argument of `run`; `tokens` computed, a shared prefix once."""
 
     places: list[int]
     states: PackedStates
@@ -169,7 +167,11 @@ class Prefill:
         self.norm: RMSNorm | None = None  # not applied: the angle code does
         self.depth: int = self.config.num_hidden_layers  # layers whose attention runs
         self.width: int | None = None  # of a final state; None without final states
-        self._turn = _turn(self.config)
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # by kind of layer
+        turns = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
+        # The tokens up to which LongRoPE uses its short factors; None without LongRoPE.
+        self._turn: int | None = min(turns, default=None)
         if site == "mlp_input":
             self._site, self.depth = _feed_forward(model, layer), layer % self.depth + 1
         two = torch.tensor([[0, 1]], device=self.device)
@@ -254,14 +256,6 @@ class Prefill:
             return final, wanted
         # Some layers flatten all rows to one list of tokens for their feed-forward block.
         return at_site[0].reshape(*ids.shape, -1), wanted
-
-
-def _turn(config: Any) -> int | None:
-    """The tokens up to which LongRoPE uses its short factors; None for a model without LongRoPE."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one for each kind of layer
-    turns = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
-    return min(turns, default=None)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

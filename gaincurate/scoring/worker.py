@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,14 +52,13 @@ Part = tuple[int, npt.NDArray[Any]]
 
 def one_ahead(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """The results of `work` on the items; the pool begins the next item before a result is returned."""
-    waiting: Future[Any] | None = None
+    waiting = deque[Future[Any]]()
     for item in items:
-        following = pool.submit(work, item)
-        if waiting is not None:
-            yield waiting.result()
-        waiting = following
-    if waiting is not None:
-        yield waiting.result()
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > 1:
+            yield waiting.popleft().result()
+    for last in waiting:
+        yield last.result()
 
 
 def score_shards(
@@ -92,9 +92,7 @@ def settle_memory() -> bool:
     """Make glibc keep freed memory and bound oneDNN's caches, unless the environment has other settings.
 
     By default glibc returns freed memory to the system, and a pass would request it again a million times.
-
-    Returns:
-        Whether freed memory is kept: the C library is glibc, and the environment does not set its allocator.
+    Returns whether memory is kept: the C library is glibc, and the environment does not set its allocator.
     """
     # A batch of 1,024 tokens has at most 44 lengths, each with two products, plus those of the layers.
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):

@@ -73,8 +73,7 @@ def segment_unit_sums(
     """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
 
     With Triton, and with PyTorch on a CPU, a segment's bits depend only on its rows, the dtype and the hidden
-    size, not on other segments. Backends differ from the float64 value by at most 2e-6 times the count. No
-    gradients.
+    size. Backends differ from the float64 value by at most 2e-6 times the count. No gradients.
 
     Args:
         hidden: `[tokens, hidden]`, any floating dtype and row stride.
@@ -174,11 +173,10 @@ def angle_concentration(
         others, other_counts = others[prefix_of], other_counts[prefix_of]
     total = question.sums.double()
     n, m = question.counts.double(), other_counts.double()
-    own = total.square().sum(-1)
-    cross = (total * others.double()).sum(-1)
+    squared, cross = total.square().sum(-1), (total * others.double()).sum(-1)
     # A mean over no pairs is 0 / 0, which is NaN.
     return Concentration(
-        intra=own / n.square(),
+        intra=squared / n.square(),
         inter=cross / (n * m),
-        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
+        intra_offdiag=(squared - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
     )
