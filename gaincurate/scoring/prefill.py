@@ -89,7 +89,7 @@ class PackedStates:
 
 
 class Batch(NamedTuple):
-    """Prompts that ran together: `places` in the argument of `run`; `tokens` computed, a shared prefix once."""
+    """Prompts that ran together: `places` in the argument of `run`; `tokens` computed, shared prefixes once."""
 
     places: list[int]
     states: PackedStates
