@@ -89,7 +89,7 @@ class PackedStates:
 
 
 class Batch(NamedTuple):
-    """Prompts that ran together: `places` in the argument of `run`; `tokens` computed, shared prefixes once."""
+    """Prompts that ran together: `places` in `run`'s argument; `tokens` computed, a shared prefix once."""
 
     places: list[int]
     states: PackedStates
