@@ -119,7 +119,7 @@ def find_model(
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
-                f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
+                f"--model {model} is not a .gguf file; give the folder with config.json and the weights."
             )
         files = ModelFiles(_DEMO_NAME if model == DEMO else path.name, path.parent, (path,), gguf=path.name)
     elif path.is_dir():
@@ -306,8 +306,8 @@ def gguf_doubt(files: ModelFiles) -> str | None:
     if kind in _GGUF_EXACT:
         return None
     return (
-        f"{files.name}: its tokenizer splits text by the rule {kind!r}, which is not checked to survive the "
-        "conversion from gguf; prefer the model's safetensors folder"
+        f"{files.name}: its tokenizer splits text by the rule {kind!r}, whose conversion from gguf is not "
+        "tested; use the model's safetensors folder if there is one"
     )
 
 

@@ -162,7 +162,7 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         OutputError: `--out` holds the scores of another run.
     """
     if config.engine == "ray" or config.reuse:
-        raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
+        raise InputError("--dry-run counts all rows, on this machine: leave --engine ray and --reuse out.")
     config.check_engine()
     plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
     mine, finished, lengths, unusable = plan.mine, set[int](), [0], list[str]()

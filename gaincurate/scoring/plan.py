@@ -144,7 +144,7 @@ def make_plan(config: ScoreConfig, progress: Progress) -> ScoringPlan:
     source, columns = open_data(config, progress)
     model = open_model(config, machine, progress)
     if columns.tools and not model.segmenter.renders_tools:
-        progress.note("this model's chat template renders no tools, so scores are without them")
+        progress.note("this model's chat template renders no tools, so scores do not depend on them")
     identity = make_identity(config, source, columns, model, machine)
     reused = None
     if config.reuse:
@@ -255,7 +255,7 @@ def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> Sco
     if limit and config.max_length and config.max_length > limit:
         raise InputError(
             f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
-            "made for; its states after them mean nothing."
+            "trained for; its states after them are meaningless."
         )
     segmenter = Segmenter(
         tokenizer,

@@ -100,8 +100,8 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
         SourceError: the data does not exist, is not readable or has no rows, or files differ in types.
         StorageError: the file system refused a read.
     """
-    if not data:  # it would be the working folder
-        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
+    if not data:  # Path("") would be the working folder
+        raise SourceError("DATA is an empty text; expected a file, a folder or a data set.")
     place, name = located(data), data
     try:
         if isinstance(place, Remote):
