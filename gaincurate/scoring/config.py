@@ -150,7 +150,7 @@ class DeviceConfig(BaseModel):
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
+        Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that supports it.", MACHINE),
     ] = "auto"
     threads: Annotated[
         int | None,
@@ -161,7 +161,7 @@ class DeviceConfig(BaseModel):
         int | None,
         Field(ge=1),
         Option(
-            "Tokens in a batch; auto goes by the device's memory.",
+            "Tokens in a batch; auto depends on the device's memory.",
             MACHINE,
             metavar="N",
             read=_batch_tokens,
@@ -180,7 +180,7 @@ class MachineConfig(DeviceConfig):
     workers: Annotated[
         Annotated[int, Field(ge=1, le=100_000)] | Literal["all"] | None,
         Option(
-            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as have room.",
+            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as fit.",
             MACHINE,
             metavar="N|all",
             read=read_workers,
@@ -217,7 +217,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ]
     prompt_column: Annotated[
         str | None,
-        Option("Column with the prompt; a.b goes into a struct. Default: found.", READING, metavar="NAME"),
+        Option("Column with the prompt; a.b is a struct's field. Default: found.", READING, metavar="NAME"),
     ] = None
     answer_column: Annotated[
         str | None, Option("Column with the answer, part of the id. Default: found.", READING, metavar="NAME")
@@ -297,8 +297,8 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     split_run: Annotated[
         Split,
         Option(
-            "Write every Nth shard only, from the Ith; for split runs. auto: by what Slurm, Kubernetes or "
-            "torchrun say.",
+            "Write every Nth shard only, from the Ith; for split runs. auto: from the variables of Slurm, "
+            "Kubernetes or torchrun.",
             ADVANCED,
             names=("--shard",),
             metavar="I/N|auto",

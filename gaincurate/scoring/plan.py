@@ -2,9 +2,9 @@
 
 Wrong options are refused here, in seconds, instead of after minutes of loading. Nothing is written.
 
-The identity has every setting that can change a value. It is stored in each file and compared on resume. It
-has no paths, times or process counts, but the kind of CPU, the batch size and the thread count, because these
-change the order of additions and so the last bits.
+The identity has every setting that can change a value. It is stored in each file and compared on resume.
+Paths, times and process counts are left out. The kind of CPU, the batch size and the thread count are
+included, because they change the order of additions and so the last bits.
 """
 
 from __future__ import annotations
