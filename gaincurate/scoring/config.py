@@ -1,8 +1,7 @@
-"""The options of scoring as a frozen, checked value: fields, options of the command, keywords of `score`.
+"""The options of scoring as frozen, validated values: fields, command-line options and keywords of `score`.
 
-A text stands for some values on the command line and in a `--config` file (`@FILE` for a system message,
-`I/N` for a part of a run). Keywords take the values themselves: there a system message may begin
-with @.
+On the command line and in a `--config` file some values are written as text (`@FILE` for a system message,
+`I/N` for a part of a run). Keywords take the values themselves, so there a system message may begin with @.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")  # the values of `--device`
-MAX_WEIGHT = 1e30  # times a cosine, still a float32
-MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
+MAX_WEIGHT = 1e30  # its product with a cosine is a finite float32
+MOST_THREADS = 1024  # OpenMP fails or crashes at larger numbers than any machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 _ARRAY = "SLURM_ARRAY_TASK_"
-# A number from 0, and the variable with the number of parts (Kubernetes has none); the first there is taken.
+# The variables with a part's number from 0 and the number of parts (Kubernetes has none), in order.
 _RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 
 def _read(read: Callable[[Path], Any], path: str, option: str, expected: str) -> Any:
-    """The content of a file that an option names, read by a function of `core.foreign`."""
+    """The content of an option's file, read by a function of `core.foreign`."""
     try:
         return read(Path(path))
     except (OSError, ValueError) as error:
@@ -45,7 +44,7 @@ def _system(value: str) -> str:
     if not value.startswith("@"):
         return value
     text: str = _read(read_text, value[1:], "--system", "UTF-8 text")
-    # Editors end a file with a line break that is not meant to be trained on.
+    # Editors end a file with a line break, which is no part of the message.
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 
 
@@ -62,10 +61,10 @@ def _batch_tokens(value: str) -> int | None:
 
 
 def read_split(value: str) -> Split:
-    """The value of `--shard`, I/N or `auto`, which a scheduler's variables settle.
+    """The part of a run for a value of `--shard`: I/N, or `auto` for the variables of a scheduler.
 
     Raises:
-        InputError: it is neither `auto` nor I/N, or no scheduler says which part this is.
+        InputError: it is neither `auto` nor I/N, or the variables name no part.
     """
     if value == "auto":
         return split_of_job(os.environ)
@@ -76,11 +75,13 @@ def read_split(value: str) -> Split:
 
 
 def split_of_job(environment: Mapping[str, str]) -> Split:
-    """The part that this process is of a Slurm array, a Kubernetes Job, a Slurm step or torchrun, in order.
+    """This process's part of a Slurm array, a Kubernetes Job, a Slurm step or a torchrun job, in this order.
 
-    A Slurm array comes first because its tasks also have the variables of a step, of one process as a rule.
-    What is half there is an InputError: a part that takes itself for another would leave a hole. An empty
-    variable counts as none.
+    A Slurm array comes first because its tasks also have the variables of a step, usually of one process. An
+    empty variable counts as not set.
+
+    Raises:
+        InputError: no variables are set, or only some of them: a wrong part would leave rows unscored.
     """
 
     def number(name: str) -> int:
@@ -110,7 +111,7 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
 
 
 def _in_order(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
-    """The signals in the order of `SIGNALS`, whatever order they were given in."""
+    """The signals in the order of `SIGNALS`."""
     if SIGNALS[0] not in signals:
         names = ",".join(signals)
         raise InputError(f"--signals {names}: angle is always computed; write angle,{names}.")
@@ -121,7 +122,7 @@ def check_shots(value: Any) -> list[dict[str, Any]]:
     """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
 
     Raises:
-        InputError: anything else.
+        InputError: the value has another form.
     """
     good = isinstance(value, list) and all(
         isinstance(m, dict)
@@ -141,20 +142,15 @@ def _as_texts(value: object) -> list[str]:
     return [str(each) for each in ([value] if isinstance(value, str | Path) else cast("list[Any]", value))]
 
 
-def _without_secrets(value: str) -> str:
-    located(value)
-    return value
-
-
 class DeviceConfig(BaseModel):
-    """The device and numeric settings of a model, for commands with one process."""
+    """The device and numeric settings of a command with one process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
+        Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that supports it.", MACHINE),
     ] = "auto"
     threads: Annotated[
         int | None,
@@ -165,7 +161,7 @@ class DeviceConfig(BaseModel):
         int | None,
         Field(ge=1),
         Option(
-            "Tokens in a batch; auto goes by the device's memory.",
+            "Tokens in a batch; auto depends on the device's memory.",
             MACHINE,
             metavar="N",
             read=_batch_tokens,
@@ -184,7 +180,7 @@ class MachineConfig(DeviceConfig):
     workers: Annotated[
         Annotated[int, Field(ge=1, le=100_000)] | Literal["all"] | None,
         Option(
-            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as have room.",
+            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as fit.",
             MACHINE,
             metavar="N|all",
             read=read_workers,
@@ -197,7 +193,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
 
     data: Annotated[
         str,
-        AfterValidator(_without_secrets),
+        AfterValidator(lambda data: located(data) and data),  # refuses a URL that may hold a secret
         Option(
             "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder, all of "
             "them also in an object store (s3://, gs://, az://), or Hub id (owner/name, with :config and "
@@ -221,7 +217,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ]
     prompt_column: Annotated[
         str | None,
-        Option("Column with the prompt; a.b goes into a struct. Default: found.", READING, metavar="NAME"),
+        Option("Column with the prompt; a.b is a struct's field. Default: found.", READING, metavar="NAME"),
     ] = None
     answer_column: Annotated[
         str | None, Option("Column with the answer, part of the id. Default: found.", READING, metavar="NAME")
@@ -301,8 +297,8 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     split_run: Annotated[
         Split,
         Option(
-            "Write every Nth shard only, from the Ith; for split runs. auto: by what Slurm, Kubernetes or "
-            "torchrun say.",
+            "Write every Nth shard only, from the Ith; for split runs. auto: from the variables of Slurm, "
+            "Kubernetes or torchrun.",
             ADVANCED,
             names=("--shard",),
             metavar="I/N|auto",
@@ -324,5 +320,5 @@ class ScoreConfig(MachineConfig, ClusterConfig):
 
     @property
     def needs_head(self) -> bool:
-        """Whether a signal is made of logits."""
+        """Whether a signal is computed from logits."""
         return "nll" in self.signals or "entropy" in self.signals

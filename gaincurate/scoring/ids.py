@@ -1,7 +1,7 @@
-"""Stable row ids (contract 1), made once and read by every writer from one memory-mapped file.
+"""Stable row ids, computed once and read by every writer from one memory-mapped file.
 
-An id is a hash of what the row asks and its answer, so it survives shuffling, filtering and a new file
-name. `--system` and `--shots` are no part of it: the same row keeps its id under another prompt format.
+An id is a hash of the row's messages and its answer, so it survives shuffling, filtering and a new file name.
+It does not include `--system` and `--shots`, so a row keeps its id under another prompt format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gaincurate.core.files import write_stream
 from gaincurate.core.prompts import Columns, PromptProblem, column_values
 from gaincurate.errors import SourceError
 
-# A row of the file: the digest, and how many equal digests stand before it.
+# A row of the file: the digest, and the number of equal digests before it.
 RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
 _MESSAGES, _ANSWER = (
     json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str)
@@ -32,7 +32,7 @@ _MESSAGES, _ANSWER = (
 def digest(value: Any, columns: Columns, answer: Any) -> bytes:
     """BLAKE2b-128 of the compact JSON `[messages, answer]`; 16 bytes.
 
-    A value that is no prompt is hashed as it is, so that a rejected row has an id too.
+    A value that is not a prompt is hashed as it is, so that rejected rows have ids too.
     """
     try:
         messages: Any = [{"role": m["role"], "content": m["content"]} for m in columns.messages(value)]
@@ -43,9 +43,10 @@ def digest(value: Any, columns: Columns, answer: Any) -> bytes:
 
 
 def content_ids(table: pa.Table, columns: Columns) -> list[str]:
-    """The ids of a whole source that is in memory, `[rows]`, as a scoring run of it makes them.
+    """The ids, `[rows]`, that a scoring run gives the rows of a source; `table` is the whole source.
 
-    `table` has all rows, `columns` says where prompts, answers or ids are. A null id is a SourceError.
+    Raises:
+        SourceError: a null or empty value in the id column.
     """
     copies: Counter[bytes] = Counter()
     ids = []
@@ -56,15 +57,15 @@ def content_ids(table: pa.Table, columns: Columns) -> list[str]:
 
 
 def _id_of(key: bytes, copy: int) -> str:
-    """The id of the row that has `copy` rows of the same content before it."""
+    """The id of a row after `copy` rows with the same content."""
     return key.hex() + (f"-{copy}" if copy else "")
 
 
 def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[Any]) -> list[str]:
-    """The ids of `table`, the rows from number `start` on, which must be those of the records.
+    """The ids, `[rows]`, of `table`, which has the source's rows from number `start` and their `records`.
 
     Raises:
-        SourceError: a row is not the one that the id was made from.
+        SourceError: a row changed since the records were written.
     """
     ids = []
     digests = _digests(table, columns, start)
@@ -80,7 +81,7 @@ def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[A
 
 
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
-    """Per row: its id where a column gives it, and the digest that stands for it in the file."""
+    """Per row: its id, None without an id column, and the digest in its record."""
     if columns.id is not None:
         for offset, value in enumerate(column_values(table, columns.id, start)):
             if value is None or value == "":
@@ -99,11 +100,11 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    """Read the whole source once and write `path`, a `RECORD` per row; ids must be there and unique.
+    """Read the whole source once and write `path`, a `RECORD` per row; copies are numbered in file order.
 
     Raises:
-        SourceError: an id column with a null or repeated value.
-        StorageError: the file system refused.
+        SourceError: a null, empty or repeated value in the id column.
+        StorageError: the file system refused the write.
     """
     row = 0
     with write_stream(path) as file:
@@ -112,24 +113,19 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
             row += table.num_rows
         file.flush()
         records: np.memmap[Any, np.dtype[Any]] = np.memmap(file.name, RECORD, "r+")
-        _number_copies(records, columns)
+        order = np.lexsort((records["low"], records["high"]))  # stable: equal digests stay in file order
+        keys = records[order]
+        same = np.zeros(len(order), bool)  # as the digest before
+        same[1:] = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+        if columns.id is not None and same.any():
+            place = int(np.argmax(same))
+            first, second = int(order[place - 1]), int(order[place])
+            raise SourceError(
+                f"id column {columns.id!r} has the same value in rows {first} and {second} (from 0); ids "
+                "must be unique. Choose another --id-column, or none to have ids made.",
+                rows=[first, second],
+            )
+        positions = np.arange(len(order))
+        starts = np.maximum.accumulate(np.where(same, 0, positions))
+        records["copy"][order] = (positions - starts).astype(np.uint32)
         records.flush()
-
-
-def _number_copies(records: npt.NDArray[Any], columns: Columns) -> None:
-    """Give equal digests 0, 1, 2, ... in file order; equal names in an id column are refused."""
-    order = np.lexsort((records["low"], records["high"]))  # stable: file order among equals
-    keys = records[order]
-    same = np.zeros(len(order), bool)
-    same[1:] = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
-    if columns.id is not None and same.any():
-        place = int(np.argmax(same))
-        first, second = int(order[place - 1]), int(order[place])
-        raise SourceError(
-            f"id column {columns.id!r} has the same value in rows {first} and {second} (from 0); ids "
-            "must be unique. Choose another --id-column, or none to have ids made.",
-            rows=[first, second],
-        )
-    positions = np.arange(len(order))
-    starts = np.maximum.accumulate(np.where(same, 0, positions))
-    records["copy"][order] = (positions - starts).astype(np.uint32)

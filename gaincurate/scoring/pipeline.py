@@ -1,10 +1,10 @@
 """A scoring run from its options to a finished set.
 
-Prints nothing. A caller that wants to see a run passes a `Progress`. The shards are scored in this process,
-in one for each device, or in workers on Ray. Each worker loads the model for itself and takes the next shard
-when it is ready for one, because devices and rows differ in speed. The files are the same whoever writes
-them. A worker process ends when its parent does. On Ray this process has no model: a first worker reports the
-machine and the identity.
+The run prints nothing; a caller that wants to follow it passes a `Progress`. Shards are scored in this
+process, in one worker process for each device, or in workers on Ray. Each worker loads the model itself and
+takes the next shard when it is ready, because devices and rows differ in speed. The files do not depend on
+which worker wrote them. A worker process ends with its parent. On Ray this process loads no model: a first
+worker reports the machine and the identity.
 """
 
 from __future__ import annotations
@@ -37,65 +37,66 @@ from gaincurate.errors import GaincurateError, InputError, OutputError, StorageE
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.ids import RECORD, write_ids
 from gaincurate.scoring.model import place_of
-from gaincurate.scoring.plan import Machine, Plan, Summary, make_plan, open_data
+from gaincurate.scoring.plan import Machine, ScoringPlan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.reuse import differences
 from gaincurate.scoring.segment import Unusable
 from gaincurate.scoring.worker import Part, score_shards, segmented
 
-_PATIENCE = 0.5  # seconds between looks at whether every worker lives
+_POLL = 0.5  # seconds between checks that every worker is alive
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     """Score a prompt set: `gaincurate score` as a function.
 
-    Where there are several workers (several GPUs, or `workers`), they import the calling script again: call
-    it under `if __name__ == "__main__":`.
+    Several workers (several GPUs, or `workers`) import the calling script again, so call this function under
+    `if __name__ == "__main__":`.
 
     Args:
         data: file, glob, folder, URL of an object store, or id on the Hub.
         model: id on the Hub, folder, .gguf file, or `demo`.
         out: the folder of the set.
-        **options: as in `ScoreConfig`.
+        **options: the other fields of `ScoreConfig`.
 
     Raises:
-        InputError: there is no such keyword, or an option, a row or the model is not right.
+        InputError: a keyword is unknown, or an option, a row or the model is not valid.
+        OutputError: `out` holds the scores of another run.
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
-    given = {"data": str(data), "model": str(model), "out": Path(out), **options}
-    return score_dataset(checked(ScoreConfig, given, keywords=True))
+    arguments = {"data": str(data), "model": str(model), "out": Path(out), **options}
+    return score_dataset(checked(ScoreConfig, arguments, keywords=True))
 
 
 def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
-    """Score a prompt set, or go on where an earlier run of the same options stopped.
+    """Score a prompt set, or resume an earlier run with the same options.
 
-    Six calls: `read_identity` refuses a folder with something else, `make_plan` opens the data and the model,
-    `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
-    process ran. With `--engine ray`, workers make the identity and score. It raises what `score` does.
+    Six calls: `read_identity` refuses a folder that holds something else, `make_plan` opens the data and the
+    model, `begin` writes the ids and the identity, `score_here` writes the missing shards, `finish` writes
+    the manifest, and `log` records how this process ran. With `--engine ray`, `plan_on_ray` and
+    `score_on_ray` take the places of two of them. Raises the errors that `score` raises.
     """
-    progress, summary = progress or Progress(), Summary(config.out)
-    begun, artifact = time.perf_counter(), Artifact(config.out, SCORES)
-    artifact.read_identity(damaged=config.overwrite)
     config.check_engine()
+    progress, summary, started = progress or Progress(), Summary(config.out), time.perf_counter()
+    artifact = Artifact(config.out, SCORES)
+    artifact.read_identity(damaged=config.overwrite)
     with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
-        plan = make_plan(config, progress) if workers is None else plan_on_ray(config, workers, progress)
+        plan = plan_on_ray(config, workers, progress) if workers else make_plan(config, progress)
         with artifact.writing(config.split_run):
             missing = begin(plan, artifact, progress)
-            summary.shards = len(missing)
             if missing and workers:
                 score_on_ray(plan, missing, workers, progress, summary)
             elif missing:
                 score_here(plan, missing, progress, summary)
             finish(plan, artifact, summary)
-            summary.elapsed = time.perf_counter() - begun
+            summary.shards, summary.elapsed = len(missing), time.perf_counter() - started
             log(plan, artifact, summary)
     return summary
 
 
-def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
-    """Write ids and identity, or check them; the shards of this part that are missing."""
+def begin(plan: ScoringPlan, artifact: Artifact, progress: Progress) -> list[int]:
+    """Write the ids and the identity, or check those in the folder; return this part's missing shards."""
     out, mine, present = artifact.folder, plan.mine, set[int]()
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out):
@@ -106,16 +107,16 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
             if len(present) < plan.shards:
                 artifact.reopen()
                 # In an object store another machine may have begun another set since the ids were made here,
-                # and a machine that loses its power may leave a file that is cut.
+                # and a power failure may leave a truncated file.
                 whole = ids.is_file() and ids.stat().st_size == plan.source.rows * RECORD.itemsize
                 if artifact.mirror is not None or not whole:
                     write_ids(ids, plan.source.batches(), plan.columns)
         else:
-            # The ids come first: what is wrong with the source is found before anything is deleted.
+            # The ids come first, so that faults of the source are found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
             if artifact.begun or artifact.mirror is None:  # else another machine may have begun meanwhile
-                artifact.remove()  # or what a beginning left: its ids must not meet the next identity
+                artifact.remove()  # also a half-begun set: its ids must not be used with a new identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
     if mine - present:
@@ -123,16 +124,17 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     return sorted(mine - present)
 
 
-def goes_on(plan: Plan, artifact: Artifact) -> bool:
-    """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
+def goes_on(plan: ScoringPlan, artifact: Artifact) -> bool:
+    """Whether the run continues with the shards in its folder (else it begins the set). Changes nothing.
 
-    A set of another identity is an OutputError in words; its `details` has each key with both values.
+    Raises:
+        OutputError: the folder holds a set of another identity; `details` has each key with both values.
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
     if begun == plan.identity:
         return not (config.overwrite and artifact.finished)  # else --overwrite begins
-    # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
+    # A run without --shard owns the folder; parts of a --shard run may have written no shard yet.
     if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
         changes, folder = list(differing_keys(begun, plan.identity)), artifact.place
         hint = (artifact.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
@@ -148,26 +150,30 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
 
 
 def estimate(config: ScoreConfig, progress: Progress) -> Json:
-    """The work of `score_dataset`, for `--dry-run`. It loads no weights and leaves `--out` unchanged.
+    """Count the work of `score_dataset`, for `--dry-run`. Loads no weights and leaves `--out` unchanged.
 
     Returns:
-        `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`
-        to score with their `tokens` and those of the `longest` prompt; and how many of these rows are
-        `unusable`, with the first one's reason in `why`.
+        For this part of the run (`--shard`): `rows`, `shards`, and the finished shards, `there`. For the
+        `rows_left` to score: their `tokens`, those of the `longest` prompt, and how many rows are `unusable`,
+        with the reason of the first one in `why`.
+
+    Raises:
+        InputError: an option, a row's id or the model is not valid.
+        OutputError: `--out` holds the scores of another run.
     """
     if config.engine == "ray" or config.reuse:
-        raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
+        raise InputError("--dry-run counts all rows, on this machine: leave --engine ray and --reuse out.")
     config.check_engine()
     plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
-    mine, there, lengths, unusable = plan.mine, set[int](), [0], list[str]()
+    mine, finished, lengths, unusable = plan.mine, set[int](), [0], list[str]()
     if goes_on(plan, artifact):
-        there = mine & artifact.indexes(plan.shards)
+        finished = mine & artifact.indexes(plan.shards)
     else:
-        with temporary_folder() as folder:  # the run would refuse equal ids too
+        with temporary_folder() as folder:  # refuses equal ids, as the run would
             write_ids(folder / "ids.bin", plan.source.batches(), plan.columns)
-    cursor, left = Cursor(plan.source), plan.rows_in(mine - there)
+    cursor, left = Cursor(plan.source), plan.rows_in(mine - finished)
     progress.start(left, what="counting tokens")
-    for start, stop in map(plan.bounds, sorted(mine - there)):
+    for start, stop in map(plan.bounds, sorted(mine - finished)):
         for place, prompt in sorted(segmented(plan, cursor.read(start, stop)).items()):
             if isinstance(prompt, Unusable):
                 unusable.append(f"row {start + place} (from 0): {prompt.reason}")
@@ -178,7 +184,7 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         "out": str(config.out),
         "rows": plan.rows_in(mine),
         "shards": len(mine),
-        "there": len(there),
+        "there": len(finished),
         "rows_left": left,
         "tokens": sum(lengths),
         "longest": max(lengths),
@@ -187,10 +193,11 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
     }
 
 
-def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
-    """Write these shards, in this process or in one for each device of the run where there are several.
+def score_here(plan: ScoringPlan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
+    """Write these shards, in this process for one device, else in one worker process for each device.
 
-    What the first worker raises ends the others. So does one that dies, which is a GaincurateError.
+    Raises:
+        GaincurateError: the first error of a worker, or a worker died. The other workers are ended.
     """
     devices = plan.machine.devices[: len(shards)]
     if len(devices) == 1:
@@ -199,21 +206,20 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
     start_tracker()
     context: Any = multiprocessing.get_context("spawn")
     tasks, events = context.Queue(), context.Queue()
-    tasks.cancel_join_thread()  # else, after an error, this process would wait until they are taken
+    tasks.cancel_join_thread()  # else, after an error, this process would wait until all tasks are taken
     for item in [*shards, *(None for _ in devices)]:
         tasks.put(item)
-    options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
     workers = []
     for device in devices:
-        config = plan.config.model_copy(update={**options, "device": device})
-        arguments = (config, plan.identity, tasks, events)
+        options = {"device": device, "threads": plan.machine.threads, "workers": 1, "overwrite": False}
+        arguments = (plan.config.model_copy(update=options), plan.identity, tasks, events)
         workers.append(context.Process(target=_work, args=arguments, daemon=True))
     patience, done, listener = 0.0, 0, Listener(progress, summary.count)
     try:
         start_workers(workers)
         while done < len(workers):
             try:
-                kind, value = events.get(timeout=_PATIENCE)
+                kind, value = events.get(timeout=_POLL)
             except queue.Empty:
                 if dead := [worker for worker in workers if worker.exitcode not in (None, 0)]:
                     raise GaincurateError(
@@ -225,27 +231,27 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
                 raise value
             done += kind == "done"
             listener(kind, value)
-        patience = _ENDING  # one that is killed while it ends leaves a lock, and Python warns of it
+        patience = _ENDING  # Python warns of the lock of a worker that is killed while it ends
     finally:
         end_workers(workers, patience)
 
 
-def _parts(plan: Plan, shards: Iterable[int]) -> Iterator[Part]:
-    """The shards with what the run's folder has of their ids."""
+def _parts(plan: ScoringPlan, shards: Iterable[int]) -> Iterator[Part]:
+    """The shards, each with the records of its ids."""
     ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
     for shard in shards:
         yield shard, np.memmap(ids, RECORD, "r")[slice(*plan.bounds(shard))]
 
 
-def _joined(config: ScoreConfig, identity: Json) -> Plan:
-    """The plan of a worker."""
+def _joined(config: ScoreConfig, identity: Json) -> ScoringPlan:
+    """The plan of a worker, which must have the identity of the run."""
     plan = make_plan(config, Progress())
     Artifact(config.out, SCORES).join(identity, plan.identity)
     return plan
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
-    """A worker process."""
+    """The target of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sent = Sent(lambda kind, value: events.put((kind, value)))
     try:
@@ -267,37 +273,32 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) -> Plan:
-    """The plan of a run on Ray: the source is read here, machine and identity are a worker's.
+def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) -> ScoringPlan:
+    """The plan of a run on Ray: this process reads the source, a worker reports machine and identity.
 
     Raises:
-        InputError: an option, the source or the model is not right.
+        InputError: an option, the source or the model is not valid.
     """
     source, columns = open_data(config, progress)
     hear = Listener(progress, Summary(config.out).count)
     [(machine, identity)] = workers.run(_machine_and_identity, hear=hear)
-    return Plan(config, machine, source, columns, identity)
+    return ScoringPlan(config, machine, source, columns, identity)
 
 
 def score_on_ray(
-    plan: Plan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
+    plan: ScoringPlan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
 ) -> None:
     """Write these shards in workers on Ray.
 
     Raises:
         GaincurateError: see `RayWorkers.run`.
     """
-
-    def describe(shard: int) -> str:
-        start, stop = plan.bounds(shard)
-        return f"rows {start} to {stop - 1} (from 0)"
-
     workers.run(
         partial(_score_on_ray, plan.identity),
         shards,
         hear=Listener(progress, summary.count),
-        describe=describe,
-        # The file of all ids is on this machine alone where --out is a store.
+        describe=lambda shard: f"rows {plan.bounds(shard)[0]} to {plan.bounds(shard)[1] - 1} (from 0)",
+        # With --out in an object store, only this machine has the file of all ids.
         payload=lambda shard: np.array(next(_parts(plan, [shard]))[1]),
     )
 
@@ -307,32 +308,28 @@ def _machine_and_identity(config: ScoreConfig, worker: Worker) -> tuple[Machine,
     return plan.machine, plan.identity
 
 
-class _SentWhole(Sent):
-    """Counts a shard when it is written, so that a lost worker's rows are not counted twice."""
-
-    def advance(self, n: float, **also: int) -> None:
-        """Nothing: `part` has the counts of the whole shard."""
-
-    def part(self, text: str, **also: int) -> None:
-        """Send the counts of the shard with it."""
-        super().advance(also["units"], **{name: also[name] for name in ("tokens", "reused")})
-        super().part(text, **also)
-
-
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
-    """Score the shards of a worker on Ray."""
-    score_shards(_joined(config, identity), worker.parts(), _SentWhole(worker.report))
+    """The task of a worker on Ray. Rows count when their shard is written, so that none counts twice."""
+
+    def send(kind: str, value: Any) -> None:
+        if kind == "part":
+            counts = value[1]
+            worker.report("advance", (counts["units"], {name: counts[name] for name in ("tokens", "reused")}))
+        if kind != "advance":
+            worker.report(kind, value)
+
+    score_shards(_joined(config, identity), worker.parts(), Sent(send))
 
 
-def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
-    """Write the manifest if every shard is there, and read the set's own figures back."""
+def finish(plan: ScoringPlan, artifact: Artifact, summary: Summary) -> None:
+    """Write the manifest if no shard is missing, and fill in the figures of the finished set."""
     artifact.pull()
     out = artifact.folder
     if len(artifact.indexes(plan.shards)) < plan.shards:
         return
     with one_at_a_time(out):
         if artifact.mirror is None:  # else another --shard run may be copying shards in
-            remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
+            remove_temporaries(out)  # of killed --shard runs; running ones have nothing left to write
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
@@ -347,8 +344,8 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
         summary.spearman_length = spearman(angle, length)
 
 
-def log(plan: Plan, artifact: Artifact, summary: Summary) -> None:
-    """Write down how this process ran: beside the set, never in its identity."""
+def log(plan: ScoringPlan, artifact: Artifact, summary: Summary) -> None:
+    """Append how this process ran to the set's log, which is no part of its identity."""
     config, ended = plan.config, time.time()
     line = {
         "pid": os.getpid(),
@@ -365,5 +362,5 @@ def log(plan: Plan, artifact: Artifact, summary: Summary) -> None:
         "elapsed": round(summary.elapsed, 3),
         "host": platform.node(),
     }
-    with suppress(StorageError):  # a full disk: what was scored is there all the same
+    with suppress(StorageError):  # on a full disk the finished shards are kept all the same
         artifact.log(line, ended - summary.elapsed)

@@ -1,11 +1,10 @@
-"""All that is settled before weights are loaded: the source, its columns, the tokenizer, the identity.
+"""The state of a run before weights are loaded: the source, its columns, the tokenizer, the identity.
 
-What a user can get wrong in the options is refused here, in seconds and not after minutes of loading. Nothing
-is written yet.
+Wrong options are refused here, in seconds, instead of after minutes of loading. Nothing is written.
 
-The identity has all settings that can change a value. It is stored in every file and compared on resume.
-Paths, times and process counts are no part of it. The kind of CPU, the batch size and the thread count are:
-they change the order of additions and so the last bits.
+The identity has every setting that can change a value. It is stored in each file and compared on resume.
+Paths, times and process counts are left out. The kind of CPU, the batch size and the thread count are
+included, because they change the order of additions and so the last bits.
 """
 
 from __future__ import annotations
@@ -42,18 +41,19 @@ from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate.scoring.signals import LOGITS_MEMORY
 from gaincurate_kernels import resolve_backend, triton_version
 
-_CPU_BATCH_TOKENS = 1024  # a CPU is as fast from 512 on as it gets
+_RENDERING = {"system", "system_override", "shots", "template_kwargs"}  # options of a prompt's rendering
+_CPU_BATCH_TOKENS = 1024  # a CPU's rate no longer grows from 512 on
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
 @dataclass(slots=True)
 class Summary:
-    """How a run went. `complete` is False while other `--shard I/N` runs are still to finish.
+    """The result of a run. `complete` is False while other `--shard I/N` runs are unfinished.
 
-    `shards` (that were missing), `scored`, `tokens` (computed, without padding) and `elapsed` seconds are of
-    this process. `rows`, `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens
-    without a direction), `reused` (rows with the scores of other sets; None in a run without `--reuse`) and
-    `spearman_length` (rank correlation of `gc_angle` with the question's tokens) are of the finished set.
+    Of this process: the `shards` that were missing, the rows it `scored`, the `tokens` it computed (without
+    padding), and the `elapsed` seconds. Of the finished set, None before: `rows`, `rejected`, `truncated`,
+    `rows_without_prefix`, `zero_vectors` (scored tokens without a direction), `reused` (rows with scores of
+    other sets; None without `--reuse`), `spearman_length` (rank correlation of `gc_angle` and length).
     """
 
     out: Path
@@ -94,27 +94,25 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class ScoringModel:
-    """A model as far as it is known without its weights; `max_length` is the longest prompt in tokens."""
+    """A model without its weights."""
 
     files: ModelFiles
     config: Any
-    tokenizer: Any
     segmenter: Segmenter
     backend: Literal["triton", "torch"]
-    max_length: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A run with checked inputs."""
+class ScoringPlan:
+    """A scoring run with checked inputs."""
 
     config: ScoreConfig
     machine: Machine
     source: Source
     columns: Columns
     identity: Json
-    model: ScoringModel | None = None  # in a process that only drives workers
-    reused: Reused | None = None  # in a run without `--reuse`
+    model: ScoringModel | None = None  # None in a process that only drives workers
+    reused: Reused | None = None  # None without `--reuse`
 
     @property
     def shards(self) -> int:
@@ -127,7 +125,7 @@ class Plan:
         return set(range(self.config.split_run.index - 1, self.shards, self.config.split_run.count))
 
     def bounds(self, shard: int) -> tuple[int, int]:
-        """First source row of a shard and the row after its last; of the source alone, not of the run."""
+        """First source row of a shard and the row after its last."""
         start = shard * self.config.shard_rows
         return start, min(start + self.config.shard_rows, self.source.rows)
 
@@ -136,28 +134,32 @@ class Plan:
         return sum(stop - start for start, stop in map(self.bounds, shards))
 
 
-def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
-    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+def make_plan(config: ScoreConfig, progress: Progress) -> ScoringPlan:
+    """Open the source, find the model, its tokenizer and template, and resolve every `auto`.
 
     Raises:
-        InputError: any of these is not right.
+        InputError: an option, the source or the model is not valid.
     """
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
     model = open_model(config, machine, progress)
     if columns.tools and not model.segmenter.renders_tools:
-        progress.note("this model's chat template renders no tools, so scores are without them")
+        progress.note("this model's chat template renders no tools, so scores do not depend on them")
     identity = make_identity(config, source, columns, model, machine)
     reused = None
     if config.reuse:
         sets = [ScoredSet(place) for place in config.reuse]
         identity["reuse"] = [scored.manifest_hash for scored in sets]
         reused = Reused(sets, identity, columns, progress)
-    return Plan(config, machine, source, columns, identity, model, reused)
+    return ScoringPlan(config, machine, source, columns, identity, model, reused)
 
 
 def resolve_machine(config: MachineConfig) -> Machine:
-    """Settle everything that is `auto`; an InputError for what this machine does not have or do."""
+    """Resolve every `auto` of the device, dtype, threads, workers and batch size.
+
+    Raises:
+        InputError: this machine does not have the device or does not support the dtype.
+    """
     device, dtype, batch_tokens = config.device, config.dtype, config.batch_tokens
     workers = config.workers if isinstance(config.workers, int) else None
     if device == "auto":
@@ -168,7 +170,7 @@ def resolve_machine(config: MachineConfig) -> Machine:
         if dtype == "float16":
             raise InputError("--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.")
         devices = (device,) * (workers or 1)
-        # Instruction sets round differently, so the kind of CPU is part of what made a value.
+        # Instruction sets round differently, so the identity has the kind of CPU.
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
         threads = config.threads or max(1, torch.get_num_threads() // len(devices))
         dtype = "float32" if dtype == "auto" else dtype
@@ -182,14 +184,14 @@ def resolve_machine(config: MachineConfig) -> Machine:
     if dtype == "auto":
         dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     kind, alike = torch.cuda.get_device_name(device), [device]
-    if device == "cuda":  # all of the first one's kind
+    if device == "cuda":  # all devices of the first one's kind
         names = [torch.cuda.get_device_name(index) for index in range(count)]
         alike = [f"cuda:{index}" for index, name in enumerate(names) if name == names[0]]
     if workers is not None and workers > len(alike):
         raise InputError(
             f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
         )
-    if not batch_tokens:  # 512 for each GiB of the device's whole memory, as a power of two
+    if not batch_tokens:  # 512 for each GiB of the device's memory, rounded down to a power of two
         gib = int(torch.cuda.get_device_properties(device).total_memory) >> 30
         batch_tokens = min(max(512 << (max(gib, 1).bit_length() - 1), 2048), 65536)
     return Machine(tuple(alike[:workers]), kind, dtype, None, batch_tokens)
@@ -199,7 +201,7 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
     """Open the source and find its columns; notes go to `progress`.
 
     Raises:
-        InputError: it is not right, or --overwrite cannot be.
+        InputError: the source or a column is not valid, or `--overwrite` would delete an input.
     """
     if config.overwrite and config.split_run.count > 1:
         raise InputError(
@@ -218,7 +220,10 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
     if config.overwrite:
         paths = [reader.path for reader in source.readers]
         for path in [*paths, *map(located, [config.data, *config.reuse])]:
-            if _inside(config.out, path):
+            inside = isinstance(config.out, Remote) and path.is_relative_to(config.out)
+            if not isinstance(path, Remote):
+                inside = path.exists() and path.resolve().is_relative_to(config.out.resolve())
+            if inside:
                 raise InputError(
                     f"--overwrite would delete {path}, which this run reads. Give another --out."
                 )
@@ -228,56 +233,50 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
     return source, columns
 
 
-def _inside(folder: Path, path: Path) -> bool:
-    if isinstance(path, Remote):
-        return isinstance(folder, Remote) and path.is_relative_to(folder)
-    return path.exists() and path.resolve().is_relative_to(folder.resolve())
-
-
 def model_max_length(model_config: Any) -> int | None:
-    """The most positions that the model was made for, where its configuration says so."""
+    """The number of positions that the model was trained for; None if its configuration has none."""
     limit = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
 def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> ScoringModel:
-    """Find the model, and read all of it but its weights; an InputError where an option does not fit it."""
+    """Find the model and read everything except its weights.
+
+    Raises:
+        InputError: the model is not valid, or an option does not fit it.
+    """
     files = find_model(
         config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
     )
     model_config, tokenizer = load_config(files), load_tokenizer(files)
     if doubt := gguf_doubt(files):
         progress.note(doubt)
-    limit, text = model_max_length(model_config), model_config.get_text_config(decoder=True)
+    limit, text_config = model_max_length(model_config), model_config.get_text_config(decoder=True)
     if limit and config.max_length and config.max_length > limit:
         raise InputError(
             f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
-            "made for; its states after them mean nothing."
+            "trained for; its states after them are meaningless."
         )
-    max_length = config.max_length or limit
     segmenter = Segmenter(
         tokenizer,
-        system=config.system,
-        system_override=config.system_override,
-        shots=config.shots,
-        template_kwargs=config.template_kwargs,
-        max_length=max_length,
+        **config.model_dump(include=_RENDERING),
+        max_length=config.max_length or limit,
         truncate=config.on_overlong == "truncate",
-        vocab_size=text.vocab_size,
+        vocab_size=text_config.vocab_size,
         tails="entropy" in config.signals,
     )
     try:
-        dtype = getattr(torch, machine.dtype)
-        backend = resolve_backend(config.backend, device=machine.type, hidden=text.hidden_size, dtype=dtype)
+        dtype, hidden = getattr(torch, machine.dtype), text_config.hidden_size
+        backend = resolve_backend(config.backend, device=machine.type, hidden=hidden, dtype=dtype)
     except ValueError as error:
         raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
-    return ScoringModel(files, model_config, tokenizer, segmenter, backend, max_length)
+    return ScoringModel(files, model_config, segmenter, backend)
 
 
 def make_identity(
     config: ScoreConfig, source: Source, columns: Columns, model: ScoringModel, machine: Machine
 ) -> Json:
-    """The identity of a run (design, contract 1); an InputError for a layer that the model does not have."""
+    """The identity of a run; raises an InputError if the model does not have the layer."""
     layer = None
     if config.site == "mlp_input":
         depth = model.config.get_text_config(decoder=True).num_hidden_layers
@@ -290,37 +289,34 @@ def make_identity(
         raise InputError(
             f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."
         )
-    # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
+    # Without the local build tag (2.13.0+cpu): it names the wheel's origin, and `device` has the device.
     libraries = (*LIBRARIES, "gguf") if model.files.gguf else LIBRARIES
     installed = {name: importlib.metadata.version(name) for name in libraries}
     if model.backend == "triton":
-        installed["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
+        installed["triton"] = str(triton_version())  # its compiler decides the order of additions
     versions = {name: version.partition("+")[0] for name, version in installed.items()}
     return {
         "format": FORMAT,
         "source": {"fingerprint": source.fingerprint, "rows": source.rows, "split": config.split}
         | columns.identity(),
         "model": model.files.fingerprint(),
-        "tokenizer": tokenizer_fingerprint(model.tokenizer, model.files),
+        "tokenizer": tokenizer_fingerprint(model.segmenter.tokenizer, model.files),
         "segmentation": {
             "rule": RULE,
             "rendering": model.segmenter.fingerprint,
-            "system": config.system,
-            "system_override": config.system_override,
-            "shots": config.shots,
-            "template_kwargs": config.template_kwargs,
-            "max_length": model.max_length,
+            **config.model_dump(include=_RENDERING),
+            "max_length": model.segmenter.max_length,
             "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
         },
         "site": config.site,
         "layer": layer,
-        # The rules of this version: an RMS norm in front of the scored tensor is a part of the angle code; no
-        # padding, prefixes that two prompts of a shard share computed once, and laid-out weights on a CPU,
-        # wherever that gives what the model's own forward does. Each shard says what came of both.
+        # The rules of this version. The angle code applies an RMS norm before the scored tensor. Prompts are
+        # packed, a prefix that two prompts of a shard share is computed once, and a CPU multiplies from
+        # laid-out weights, unless this differs from the model's own forward. Each shard names its forward.
         "fused_norm": "rms",
         "prefill": "packed/3",
         "signals": list(config.signals),
-        # How many positions the head takes at a time, which changes last bits.
+        # It sets how many positions the head takes at a time, which changes the last bits.
         **({"logits_memory": LOGITS_MEMORY} if config.needs_head else {}),
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,

@@ -1,8 +1,8 @@
-"""One forward over padded batches, stopped at the scored tensor, and the packed layout of its states.
+"""The forward over padded batches, stopped at the scored tensor, and the packed layout of its states.
 
-The scored tensor is found by running two tokens and watching which child of a layer is called last, so no
-architecture is listed. The RMS norm before it may be left to the kernel, which reads the tensor once either
-way. This is the forward that every model can run, and the one that `packed_prefill` is compared with.
+The scored tensor is found by running two tokens and noting which child of a layer is called last, so no list
+of architectures is needed. If the module before it is an RMS norm, the kernel applies it: it reads the tensor
+once either way. Every model can run this forward, and `packed_prefill` is compared with it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Site = Literal["mlp_input", "final_norm"]
 
 @dataclass(eq=False, slots=True)
 class SharedPrefix:
-    """A prefix of `tokens` tokens that many prompts have in common, and its `hidden` states.
+    """A prefix of `tokens` tokens that several prompts share, and its `hidden` states `[tokens, hidden]`.
 
-    Whoever scores the first of those prompts puts their `sums` (one segment) in the place of `hidden`. `last`
-    is the last token's state after the last norm, `[width]`, where those were asked for. `attended` has the
-    keys and values in each attention module.
+    Scoring the first of these prompts replaces `hidden` by its `sums` (one segment). `last` is the last
+    token's state after the last norm, `[width]`, if final states were requested. `attended` has the keys and
+    values of each attention module.
     """
 
     tokens: int
@@ -50,11 +50,11 @@ class SharedPrefix:
 class PackedStates:
     """Hidden states of a batch without padding.
 
-    `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
-    `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
-    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
-    the same tokens after the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
-    int64 on the CPU, are the rows after each prompt's last computed token, which may be one of its tail.
+    `hidden` is `[tokens, hidden]` in the model's dtype. `questions` and `prefixes`, `[prompts, 2]`, are the
+    rows of each prompt's question and prefix; the latter are empty if `shared[b]` holds prompt b's prefix.
+    `ends`, `[prompts]`, are the rows after each prompt's last computed token, which may be one of its tail.
+    All three are int64 on the CPU. With `norm`, `hidden` is its input, and its output is scored. `final`,
+    `[tokens, width]`, are the same tokens after the last norm, if requested.
     """
 
     hidden: Tensor
@@ -75,23 +75,21 @@ class PackedStates:
         lengths: Tensor | None = None,
         shared: Sequence[SharedPrefix | None] | None = None,
     ) -> PackedStates:
-        """Where the prompts stand one after the other: so many tokens of each, else prefix and question."""
+        """For prompts one after the other, each with `lengths` tokens or with its prefix and question."""
         shared = tuple(shared or [None] * len(prompts))
-        # This and what follows: [prompts]. A prefix that was run apart has no rows.
-        own = torch.tensor([0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)])
+        # All of these are [prompts]. A shared prefix has no rows.
+        prefixes = [0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)]
         questions = torch.tensor([prompt.question_tokens for prompt in prompts])
-        lengths = own + questions if lengths is None else lengths
+        lengths = torch.tensor(prefixes) + questions if lengths is None else lengths
         ends = lengths.cumsum(0)
         starts = ends - lengths
-        middles = starts + own
+        middles = starts + torch.tensor(prefixes)
         bounds = (torch.stack([middles, middles + questions], 1), torch.stack([starts, middles], 1))
         return cls(hidden, *bounds, shared, ends, norm, final)
 
 
 class Batch(NamedTuple):
-    """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
-    them, a shared prefix counted where it was run.
-    """
+    """Prompts that ran together: `places` in `run`'s argument; `tokens` computed, a shared prefix once."""
 
     places: list[int]
     states: PackedStates
@@ -103,9 +101,9 @@ def batches_of(
 ) -> list[list[int]]:
     """Group places so that a batch has at most `budget` tokens; a longer row is a batch of its own.
 
-    Without padding the rows keep their order, and a batch's tokens are the sum of its lengths. A padded batch
-    has its longest row's tokens in each row, so rows are sorted by length. The grouping depends on the
-    arguments alone. `long` rows come last and in batches of their own.
+    Without padding, rows keep their order and a batch has the sum of its lengths. A padded batch has its
+    longest row's tokens in each row, so rows are sorted by length. `long` rows come last, in batches of their
+    own. The grouping depends only on the arguments.
     """
     kinds = long or [False] * len(lengths)
     batches: list[list[int]] = []
@@ -124,7 +122,7 @@ def batches_of(
 
 @contextmanager
 def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Take the hooks of modules away on leaving."""
+    """Remove the hooks of modules on exit."""
     with ExitStack() as stack:
         for hook in hooks:
             stack.enter_context(hook)
@@ -132,7 +130,7 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 class _SiteReached(Exception):
-    """Ends a forward at the scored tensor; nothing after it is computed."""
+    """Ends a forward at the scored tensor, so that nothing after it is computed."""
 
 
 class Prefill:
@@ -143,12 +141,11 @@ class Prefill:
         layer: the decoder layer, from 0 or from the end (-1), one that there is; for `mlp_input` only.
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
             the norm after attention), or `final_norm`, the output of the norm after the last layer.
-        fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
-        final: go on after the site and also yield what the norm after the last layer makes.
+        final: continue after the site, and return the output of the norm after the last layer too.
         tails: compute each prompt's tail too; else a prompt ends with its question.
 
     Raises:
-        ModelError: the structure is not understood, or the model is not causal.
+        ModelError: the feed-forward block is not found, or the model is not causal.
     """
 
     name = "padded"
@@ -157,44 +154,58 @@ class Prefill:
         self,
         model: nn.Module,
         *,
-        layer: int = -1,  # from 0 or from the end, one that there is; for `mlp_input` only
+        layer: int = -1,
         site: Site = "mlp_input",
-        fuse_norm: bool = True,  # stop in front of the site's norm where it is an RMS norm, and hand it on
-        final: bool = False,  # go on after the site, and also yield what the norm after the last layer makes
-        tails: bool = False,  # compute each prompt's tail too; else it ends with its question
+        final: bool = False,
+        tails: bool = False,
     ) -> None:
         self.model, self.tails = model, tails
         self.device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
         self._site: nn.Module | None = None
-        self.norm: RMSNorm | None = None  # that was left to whoever takes the states
-        self.depth: int = self.config.num_hidden_layers  # how many layers' attention runs
-        self.width: int | None = None  # of a final state, where those are yielded
-        self._turn = _turn(self.config)
+        self.norm: RMSNorm | None = None  # not applied: the angle code does
+        self.depth: int = self.config.num_hidden_layers  # layers whose attention runs
+        self.width: int | None = None  # of a final state; None without final states
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # by kind of layer
+        turns = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
+        # The tokens up to which LongRoPE uses its short factors; None without LongRoPE.
+        self._turn: int | None = min(turns, default=None)
         if site == "mlp_input":
             self._site, self.depth = _feed_forward(model, layer), layer % self.depth + 1
         two = torch.tensor([[0, 1]], device=self.device)
-        if fuse_norm and (before_site := norm_before(model, lambda: self.both(two)[0])):
+        if before_site := norm_before(model, lambda: self.both(two)[0]):
             self._site, self.norm = before_site
         if final:
             self.depth = self.config.num_hidden_layers
             with torch.inference_mode():
                 self.width = int(model(input_ids=two, use_cache=False).last_hidden_state.shape[-1])
-        self._check_causal()
+        # A token must not change the states before it: prefixes and padding without a mask rely on this.
+        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
+        outputs = self.both(ids.clamp(max=self.config.vocab_size - 1))
+        for states in (output[:, :2].float() for output in outputs if output is not None):
+            # Both rows run through the same products, so those of a causal model agree to the last bits.
+            # Tokens are compared one by one, so that one huge state does not hide another's difference.
+            gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
+            if (gap > 1e-4 * scale).any():
+                raise ModelError(
+                    f"{self.config.model_type} is not causal: a token changes the states before it. A "
+                    "score is defined for decoder-only language models."
+                )
 
     def stop(self, prompt: Segmented) -> int:
-        """How many of a prompt's tokens are computed."""
-        # A prompt that is long by its tail alone must be seen by the model to be so.
+        """The number of a prompt's tokens that are computed."""
+        # The model must see enough tokens of a prompt that only its tail makes long.
         long_by_its_tail = self.is_long(prompt) and prompt.end <= (self._turn or 0)
         return len(prompt.token_ids) if self.tails or long_by_its_tail else prompt.end
 
     def is_long(self, prompt: Segmented) -> bool:
-        """Whether LongRoPE turns this prompt by its long factors: for a whole call, so it runs apart."""
+        """Whether LongRoPE uses its long factors for this prompt. A call uses one kind, so it runs apart."""
         return self._turn is not None and len(prompt.token_ids) > self._turn
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
-        """Everything in batches of at most `budget` tokens, padding included."""
+        """Run all prompts in batches of at most `budget` tokens, including padding."""
         lengths, long = list(map(self.stop, prompts)), list(map(self.is_long, prompts))
         for places in batches_of(lengths, budget, long, padded=True):
             states = self([prompts[place] for place in places])
@@ -202,15 +213,15 @@ class Prefill:
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Segmented]) -> PackedStates:
-        """Hidden states of prefixes and questions, and of tails where those are computed.
+        """Hidden states of prefixes and questions, and of tails if these are computed.
 
-        Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
-        needed and a row's values do not depend on its neighbours beyond rounding, where all or none are long.
+        Prompts are padded on the right. In a causal model no token attends to a pad after it, so no mask is
+        needed and a row depends on its neighbours only by rounding. All or none of the prompts are long.
         """
         rows = [torch.from_numpy(prompt.token_ids[: self.stop(prompt)]).long() for prompt in prompts]
         lengths = torch.tensor([len(row) for row in rows])
         longest = int(lengths.max())
-        # By the last token and not the padding token: some models warn of that where there is no mask.
+        # Padded by the last token: some models warn of a padding token without a mask.
         ids = torch.stack([torch.cat([row, row[-1].expand(longest - len(row))]) for row in rows])
         states, final = self.both(ids.to(self.device))
         # Which rows of [prompts * longest] are tokens and not padding.
@@ -221,10 +232,11 @@ class Prefill:
 
     @torch.inference_mode()
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """States at the site, or before its norm, `[rows, tokens, hidden]`, for `ids` `[rows, tokens]`.
+        """Run the model on `ids` `[rows, tokens]`; `options` are passed to its forward.
 
-        After them those after the last norm, `[rows, tokens, width]`, where they are wanted, else None.
-        `options` are of the model's forward.
+        Returns:
+            The states at the site, or before its norm, `[rows, tokens, hidden]`; and those after the last
+            norm, `[rows, tokens, width]`, or None without final states.
         """
         at_site: list[Tensor] = []
 
@@ -242,33 +254,8 @@ class Prefill:
         if self._site is None:
             assert final is not None
             return final, wanted
-        if not at_site:
-            raise RuntimeError("the forward never reached the scored block")
-        # Some layers hand their feed-forward block all rows as one list of tokens.
+        # Some layers flatten all rows to one list of tokens for their feed-forward block.
         return at_site[0].reshape(*ids.shape, -1), wanted
-
-    def _check_causal(self) -> None:
-        """Both the definition of a prefix and padding without a mask rest on it."""
-        ids = torch.tensor([[2, 3, 4], [2, 3, 5]], device=self.device)
-        with torch.inference_mode():
-            outputs = self.both(ids.clamp(max=self.config.vocab_size - 1))
-        for states in (output[:, :2].float() for output in outputs if output is not None):
-            # The two rows run through the same products, so causal ones agree to the last bits.
-            # Token by token: one huge state must not hide what another one lets through.
-            gap, scale = (states[0] - states[1]).abs().amax(-1), states.abs().amax((0, 2))
-            if (gap > 1e-4 * scale).any():
-                raise ModelError(
-                    f"{self.config.model_type} is not causal: a token changes the states before it. A "
-                    "score is defined for decoder-only language models."
-                )
-
-
-def _turn(config: Any) -> int | None:
-    """The tokens up to which LongRoPE has its short factors, or None: every position is turned in one way."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one for each kind of layer
-    turns = [k["original_max_position_embeddings"] for k in kinds if k.get("rope_type") == "longrope"]
-    return min(turns, default=None)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -277,12 +264,12 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 
 @torch.inference_mode()
 def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
-    """The feed-forward (MLP or MoE) block of a layer: of the parts that the layer calls on hidden states
-    and that have weight matrices, the last one made of parts itself that is no attention.
+    """The feed-forward (MLP or MoE) block of a layer.
 
-    The layers are the outermost list as long as the configuration says the model is deep. Norms have no
-    matrices; gates after the block (Gemma-3n, Gemma-4) are bare matrices. Where the layer holds the block's
-    two matrices itself (OPT), it is the first of them.
+    It is the last child that the layer calls on hidden states, that has weight matrices and children, and
+    that is no attention. Norms have no matrices, and gates after the block (Gemma-3n, Gemma-4) no children.
+    If the layer itself holds the block's two matrices (OPT), the block is the first of them. The layers are
+    the outermost list of as many modules as the configuration has layers.
     """
     config: Any = model.config
     text = config.get_text_config(decoder=True)
@@ -315,19 +302,18 @@ def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
 
 
 def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module, RMSNorm] | None:
-    """The module whose output a tensor is, and the RMS norm that it computes.
+    """The module that computes a tensor, and its RMS norm; `run` is a forward that returns the tensor.
 
-    `run` is one forward of any input and returns the tensor; None where no norm of the model made it, or one
-    that is called more than once.
+    None if no RMS norm of the model computes it, or one that is called more than once.
     """
-    calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # with copies of inputs, and outputs
+    calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # modules, copies of their inputs, outputs
     inputs: dict[nn.Module, list[Tensor]] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]  # it may change them in place
+        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]  # a module may overwrite them
 
     def after(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):  # held: no memory is used again
+        if isinstance(output, Tensor):  # holding it keeps its memory from being reused
             calls.append((module, inputs[module], output))
 
     single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
@@ -343,7 +329,7 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
     norm = as_rms_norm(maker)
     if norm is None or len(given) != 1:
         return None
-    # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
+    # The tensor need not be the module's own output: it may be changed in place, gated or summed.
     width = target.shape[-1]
     computed = normalised(given[0].reshape(-1, width), norm)
     if not _close(computed.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
@@ -352,14 +338,14 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:
-    """The formula of an RMS norm, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for anything else."""
+    """The parameters of an RMS norm, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for any other."""
     parameters = list(module.parameters())
     eps = next((getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)), None)
     if len(parameters) != 1 or parameters[0].dim() != 1 or not isinstance(eps, float):
         return None
     weight = parameters[0].detach()
     generator = torch.Generator().manual_seed(0)
-    # Small rows too, where eps counts, and a mean that is not zero, which a layer norm would take away.
+    # Small rows too, where eps matters, and a nonzero mean, which a layer norm would subtract.
     states = torch.randn(12, len(weight), generator=generator) + 0.5
     states *= torch.logspace(-4, 4, 12)[:, None]
     exact = states.double()

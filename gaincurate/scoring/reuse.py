@@ -1,14 +1,14 @@
 """The differences of two runs' identities in words, and the scores of finished sets for equal rows.
 
-With `--reuse`, a row takes its scores from a finished set that has a row with its id and its prompt, if all
-that makes a score is equal. The values are copied bit by bit. They can differ in the last bits from what this
-run would compute, because a prompt's neighbours in a batch change the rounding. So the run's identity names
-the sets by their manifests.
+With `--reuse`, a row takes its scores from a finished set that has a row with the same id and prompt, if all
+settings that change a score are equal. Values are copied bit by bit. They can differ in the last bits from
+those that this run would compute, because a prompt's neighbours in a batch change the rounding. So the run's
+identity has the hashes of the sets' manifests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 
 _ROWS = {"source", "shard_rows", "signals", "reuse", "logits_memory"}
-"""Which rows there are, and how they lie in shards and chunks; signals are compared one by one."""
+"""Keys that choose rows and their order in shards and chunks. Signals are compared one by one."""
 _WORDS = {
     "source.rows": "another number of rows",
     "source.fingerprint": "other data",
@@ -52,14 +52,14 @@ _WORDS = {
     "batch_tokens": "another batch size",
     "shard_rows": "shards of another size",
 }
-"""By key of an identity or its beginning, in the order in which a refusal names them."""
+"""By an identity's key or its first parts, in the order in which a refusal names the differences."""
 
 
 def differences(changes: Sequence[tuple[str, Any, Any]]) -> str:
     """The differences of two scored sets' identities (`differing_keys`) in words, each once.
 
-    A difference that follows from another one is left out: of the data where the number of rows differs, of
-    the model's name where its weights differ, of the rendering where an option of the prompt differs.
+    Implied differences are left out: of the data if the number of rows differs, of the model's name if the
+    weights differ, and of the rendering if an option of the prompt differs.
     """
     keys = {key for key, _, _ in changes}
     implied = {"source.fingerprint"} if "source.rows" in keys else set()
@@ -83,10 +83,12 @@ def differences(changes: Sequence[tuple[str, Any, Any]]) -> str:
 
 
 class Reused:
-    """The scores of finished sets, by id and prompt. A row that several sets have is the first one's.
+    """The scores of finished sets, by id and prompt. The first set that has a row gives its scores.
 
-    A set that was made by another model, prompt rendering, dtype or other option than the run's `identity`
-    says is an InputError. The rows of one that lacks a signal, of which `progress` hears, are scored again.
+    A set without one of the run's signals is noted in `progress` and not used.
+
+    Raises:
+        InputError: a set was made with another model, prompt rendering, dtype or other option than the run.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Reused:
         self._columns = columns
         self._names = [f.name for f in (*SCORE_FIELDS[1:], *signal_fields(identity["signals"], 1))]
         self._sets: list[tuple[ScoredSet, pa.Array]] = []
-        self.prefills: set[str] = set()  # names of the forwards that made the scores
+        self.prefills: set[str] = set()  # names of the forwards that computed the scores
         self.norm_was_fused = False
         for scored in sets:
             old, new = (
@@ -117,7 +119,7 @@ class Reused:
                     f"--reuse {scored.place}: the set has no {signals}, so its rows are scored again"
                 )
                 continue
-            # Null in a shard with zero vectors, which are counted by shard and not by row.
+            # Null in a shard with zero vectors, because these are counted by shard and not by row.
             parts = []
             for entry, table in zip(scored.manifest["shards"], scored.tables([ID]), strict=True):
                 ids, zeros = table.column(ID).combine_chunks(), scored.manifest["zero_vectors"]
@@ -128,28 +130,23 @@ class Reused:
             self.norm_was_fused |= scored.manifest["norm_was_fused"]
 
     def of(self, table: pa.Table, ids: Sequence[str], places: Iterable[int]) -> dict[int, Score]:
-        """The scores that the sets have of the rows at `places` of a part of the source, by place."""
-        scores: dict[int, Score] = {}
-        wanted = pa.array(ids, pa.string())
-        for scored, its_ids in self._sets:
-            matches = pc.index_in(wanted, value_set=its_ids).to_pylist()
+        """The scores in the sets, by place, for rows at `places` of `table`, whose ids are `ids`."""
+        scores, keywords = dict[int, Score](), [name.removeprefix(PREFIX) for name in self._names]
+        for scored, set_ids in self._sets:
+            matches = pc.index_in(pa.array(ids, pa.string()), value_set=set_ids).to_pylist()
             here = [place for place in places if place not in scores and matches[place] is not None]
             if not here:
                 continue
             old = scored.take([matches[place] for place in here])
             chats = self._columns.chats(take(table, pa.array(here, pa.int64())))
             old_chats = Columns.of(scored.identity).chats(old)
-            for place, chat, old_chat, score in zip(here, chats, old_chats, self._scores(old), strict=True):
-                if chat == old_chat:  # an id of a column says nothing of the text
-                    scores[place] = score
+            columns: list[Any] = []
+            for name, column in zip(self._names, map(old.column, self._names), strict=True):
+                if name == EMBEDDING:
+                    columns.append(column.combine_chunks().flatten().to_numpy().reshape(len(old), -1))
+                else:
+                    columns.append(column.to_pylist())
+            for place, chat, old_chat, *values in zip(here, chats, old_chats, *columns, strict=True):
+                if chat == old_chat:  # the id of an id column does not depend on the text
+                    scores[place] = Score(**dict(zip(keywords, values, strict=True)))
         return scores
-
-    def _scores(self, rows: pa.Table) -> Iterator[Score]:
-        columns: dict[str, Any] = {n.removeprefix(PREFIX): rows.column(n) for n in self._names}
-        for name, column in columns.items():
-            if PREFIX + name == EMBEDDING:
-                columns[name] = column.combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-            else:
-                columns[name] = column.to_pylist()
-        for values in zip(*columns.values(), strict=True):
-            yield Score(**dict(zip(columns, values, strict=True)))

@@ -1,7 +1,7 @@
-"""A row's messages to tokens and three spans: prefix, question, tail.
+"""Turns a row's messages into tokens and three spans: prefix, question and tail.
 
-Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
-model. Tokenizers in Python report no offsets, so theirs are found by decoding ever longer heads.
+Spans come from the rendered template and the tokenizer's character offsets, never from constants of a model.
+Slow tokenizers report no offsets, so these are found by decoding growing parts of the tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from gaincurate.core.prompts import Message, PromptProblem, Tool, with_additions
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import is_failure
 
-RULE = "last-user-message-stripped/1"  # the name of this way to cut, in the identity
+RULE = "last-user-message-stripped/1"  # the name of this segmentation in the identity
 _AT_ONCE = 1 << 20  # characters
 _Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
-"""Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
-_MOST_DECODED = 8192  # tokens: a quarter of a minute
-# Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
+"""Characters of a row's messages, about a million tokens. Longer texts would only cost time."""
+_MOST_DECODED = 8192  # tokens, which take a quarter of a minute
+# Digits survive templates that trim, change case or escape, and 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
 _PROBE_TOOL: Tool = {
     "type": "function",
@@ -40,7 +40,7 @@ class Segmented:
     token_ids: npt.NDArray[np.int32]  # [prompt_tokens]
     prefix: int
     end: int
-    truncated: bool = False  # the question lost its end
+    truncated: bool = False  # the question's end is cut off
 
     @property
     def question_tokens(self) -> int:
@@ -49,7 +49,7 @@ class Segmented:
 
 
 class Unusable(Exception):
-    """Why one row cannot be segmented."""
+    """The reason why a row cannot be segmented. `overlong` rows follow `--on-overlong`."""
 
     def __init__(self, reason: str, *, overlong: bool = False) -> None:
         super().__init__(reason)
@@ -58,10 +58,10 @@ class Unusable(Exception):
 
 @dataclass
 class Segmenter:
-    """Renders, tokenises and cuts prompts.
+    """Renders, tokenizes and segments prompts.
 
     Args:
-        tokenizer: a transformers tokenizer; with a chat template unless all prompts are plain texts.
+        tokenizer: a transformers tokenizer, with a chat template unless all prompts are plain texts.
         system: a system message for rows without one.
         system_override: replace rows' own system messages by `system` instead of refusing them.
         shots: chat messages put after the system message.
@@ -69,22 +69,22 @@ class Segmenter:
         max_length: the longest whole prompt in tokens; None for no limit.
         truncate: cut the question's end to `max_length` instead of refusing the row.
         vocab_size: how many tokens the model has embeddings for; None for no check.
-        tails: the model is given tails too.
+        tails: the model reads tails too.
 
     Raises:
-        ModelError: the chat template is missing or refuses the system message or the examples.
+        ModelError: the chat template is missing, or refuses the system message or the examples.
     """
 
     tokenizer: Any
     _: KW_ONLY
-    system: str | None = None  # for rows without one
-    system_override: bool = False  # else a row with a system message of its own is refused
-    shots: Sequence[Message] = ()  # after the system message
-    template_kwargs: dict[str, Any] | None = None  # such as `enable_thinking`, `date_string`
-    max_length: int | None = None  # of the whole prompt in tokens
-    truncate: bool = False  # the question's end to `max_length`, instead of refusing the row
-    vocab_size: int | None = None  # how many tokens the model has embeddings for; None for no check
-    tails: bool = False  # the model is given tails too
+    system: str | None = None
+    system_override: bool = False
+    shots: Sequence[Message] = ()
+    template_kwargs: dict[str, Any] | None = None
+    max_length: int | None = None
+    truncate: bool = False
+    vocab_size: int | None = None
+    tails: bool = False
 
     def __post_init__(self) -> None:
         self._has_template = bool(getattr(self.tokenizer, "chat_template", None))
@@ -95,28 +95,25 @@ class Segmenter:
                 "leave them out, or take the instruction-tuned model."
             )
         try:
-            self._rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
+            rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
         except Unusable as error:
             raise ModelError(
                 f"the chat template cannot render the prompt: {error}. Leave out --system or --shots "
                 "if it does not allow them, or check --template-kwargs."
             ) from error
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of a probe prompt as rendered: system message, examples, template, today's date if used."""
-        return digest_bytes(self._rendering.encode())
+        # A hash of a rendered probe prompt: system message, examples, template, and today's date if used.
+        self.fingerprint = digest_bytes(rendering.encode())
 
     @property
     def renders_tools(self) -> bool:
-        """Whether the chat template makes anything of tools."""
+        """Whether the chat template renders tools."""
         probe = self._full([{"role": "user", "content": _PROBE}])
         return self._has_template and self._render(probe, [_PROBE_TOOL]) != self._render(probe)
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], tools: Sequence[list[Tool] | None] | None = None
     ) -> list[Segmented | Unusable]:
-        """Segment prompts; each on its own, however many come at once. `tools` are those of each prompt."""
+        """Segment each prompt, independently of the others; `tools` are those of each prompt."""
         results: dict[int, Segmented | Unusable] = {}
         located: dict[int, tuple[str, int, int]] = {}
         for place, messages in enumerate(prompts):
@@ -127,14 +124,16 @@ class Segmenter:
         tokens = self._tokenize([text for text, _, _ in located.values()])
         for (place, (text, start, stop)), (ids, offsets) in zip(located.items(), tokens, strict=True):
             try:
-                spans = self._decoded(text, ids) if offsets is None else offsets
-                results[place] = self._cut(ids, spans, start, stop)
+                if offsets is None:
+                    self._check_length(ids)
+                    offsets = decoded_offsets(self.tokenizer, text, ids)
+                results[place] = self._cut(ids, offsets, start, stop)
             except Unusable as error:
                 results[place] = error.with_traceback(None)
         return [results[place] for place in range(len(prompts))]
 
     def _full(self, messages: list[Message]) -> list[Message]:
-        """The row's messages with the run's system message and examples put in."""
+        """The row's messages with the system message and the examples of the run."""
         try:
             return with_additions(messages, self.system, self.shots, override=self.system_override)
         except PromptProblem as error:
@@ -158,7 +157,7 @@ class Segmenter:
                 continue_final_message=last_is_answer,
                 **(self.template_kwargs or {}),
             )
-        except Exception as error:  # a template is the model's own program and can raise anything
+        except Exception as error:  # a template is a program and can raise anything
             reason = " ".join(str(error).split())[:200]
             raise Unusable(f"the chat template refused the messages ({reason})") from None
         if len(rendered) > 2 * LONGEST_PROMPT:
@@ -170,7 +169,7 @@ class Segmenter:
         return rendered
 
     def _locate(self, messages: list[Message], tools: list[Tool] | None) -> tuple[str, int, int]:
-        """The rendered text and where the question stands in it, in characters."""
+        """The rendered text, and the first character of the question in it and the one after its last."""
         place = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
         if place is None:
             raise Unusable("there is no user message")
@@ -187,7 +186,7 @@ class Segmenter:
         frame = self._frame(messages, place, tools)
         if frame is not None and (span := _inside(text, question, *frame)):
             return text, *span
-        # The template looks into the content (or rewrote the probe): only an unambiguous hit is safe.
+        # The template depends on the content or rewrote the probe: only an unambiguous match is safe.
         hits = text.count(question)
         if hits == 0:
             raise Unusable(
@@ -202,11 +201,11 @@ class Segmenter:
         return text, start, start + len(question)
 
     def _frame(self, messages: list[Message], place: int, tools: list[Tool] | None) -> tuple[str, str] | None:
-        """The text of the template before and after the question, rendered with a probe in its place."""
+        """The rendered text before and after the question, found with a probe in its place."""
         others = [*messages[:place], {"role": "user", "content": _PROBE}, *messages[place + 1 :]]
         key = repr((others, tools))
         if key not in self._frames:
-            if len(self._frames) >= 64:  # rows with a history of their own never share a frame
+            if len(self._frames) >= 64:  # rows with different histories never share a frame
                 self._frames.clear()
             rendered = self._render(others, tools)
             head, probe, tail = rendered.partition(_PROBE)
@@ -214,14 +213,14 @@ class Segmenter:
         return self._frames[key]
 
     def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
-        """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
+        """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a slow tokenizer."""
         fast = bool(getattr(self.tokenizer, "is_fast", False))
-        # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
+        # In groups of texts, because a tokenizer's lists of numbers are ten times as large as arrays.
         ends = zip(texts, accumulate(map(len, texts)), strict=True)
         for _, group in groupby(ends, lambda each: each[1] // _AT_ONCE):
             part = [text for text, _ in group]
             try:
-                # A rendered template has its own BOS; a plain text gets the tokenizer's, as in training.
+                # A rendered template has a BOS token; a plain text gets the tokenizer's, as in training.
                 encoded = self.tokenizer(
                     part,
                     add_special_tokens=not self._has_template,
@@ -240,20 +239,10 @@ class Segmenter:
                 where = None if spans is None else np.asarray(spans, np.int64).reshape(-1, 2)
                 yield np.asarray(ids, np.int32), where
 
-    def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
-        self._check_length(ids)
-        if len(ids) > _MOST_DECODED:
-            raise Unusable(
-                f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
-                f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
-            )
-        return decoded_offsets(self.tokenizer, text, ids)
-
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
     ) -> Segmented:
-        """Tokens that touch the question's characters; one astride a border counts as question."""
+        """Segment at the tokens that overlap the question; a token across a border belongs to it."""
         touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
         places = np.flatnonzero(touches)
         if not len(places):
@@ -281,14 +270,14 @@ class Segmenter:
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
-    """Where the question stands in a text that the template began with `head` or ended with `tail`."""
+    """The question's span in a text that begins with the template's `head` or ends with its `tail`."""
     begin, tail_start = len(head), len(text) - len(tail)
     begins, ends = text.startswith(head), text.endswith(tail)
     if begins and ends and begin < tail_start:
         inside = text[begin:tail_start]
         start, stop = begin + len(inside) - len(inside.lstrip()), begin + len(inside.rstrip())
         return (start, stop) if start < stop else None
-    # One side depends on the content (a switch for thinking in it, say): the other one decides.
+    # One side depends on the content (such as a switch for thinking in it), so the other one decides.
     if begins:
         start = begin + len(text[begin:]) - len(text[begin:].lstrip())
         if text.startswith(question, start):
@@ -301,11 +290,19 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
 
 
 def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
+    """Character offsets in `text`, `[tokens, 2]`, found by decoding the first n tokens for every n.
 
-    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
-    character has the whole character. The time grows with the square of the tokens.
+    Special tokens that are not in the text (an added BOS) get an empty span, and a token that is a part of a
+    character gets the whole character. The time is quadratic in the number of tokens.
+
+    Raises:
+        Unusable: there are too many tokens, or they do not decode to the text.
     """
+    if len(ids) > _MOST_DECODED:
+        raise Unusable(
+            f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
+            f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
+        )
 
     def decode(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -316,7 +313,7 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
     if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
         body.pop()
     whole = decode(body)
-    # Some tokenizers add or drop white space at the start.
+    # Some tokenizers add or remove white space at the start.
     shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
     if whole[max(shift, 0) :] != text[max(-shift, 0) :]:  # spans would be guesses
         raise Unusable(
@@ -327,7 +324,7 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
     start, same, decoded = 0, 0, ""
     for n in range(1, len(body) + 1):
         before, decoded = decoded, decode(body[:n])
-        if decoded != before:  # else one more part of the same character
+        if decoded != before:  # else the token is another part of the same character
             start, same = same, len(decoded)
             while not whole.startswith(decoded[:same]):  # the end may be half a character
                 same -= 1

@@ -1,9 +1,9 @@
 """All signals of a batch: angles, NLL and entropy of the question, and its mean embedding.
 
-A prefix that prompts share is summed once and joined to each of them, so that sharing changes no score beyond
-rounding. The head is run apart from the layers, so that logits exist for a few tokens at a time: a batch of
-them would be larger than the model. A model's own forward makes the logits, with its decoder's result put in
-its place. So soft caps, scales and tied embeddings are the model's own, and no architecture is listed. It is
+A prefix that prompts share is summed once for all of them; sharing changes scores only by rounding. The head
+runs apart from the layers, on a few tokens at a time, because the logits of a whole batch would be larger
+than the model. The model's own forward computes the logits, with the decoder replaced by its stored result,
+so soft caps, scales and tied embeddings are the model's own and no list of architectures is needed. This is
 tried on real prompts.
 """
 
@@ -27,10 +27,9 @@ from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_unit_sums
 
 LOGITS_MEMORY = 512
-"""MiB that the logits of a chunk, and what is made of them, may take."""
+"""MiB for the logits of a chunk and the tensors computed from them."""
 ENTRY_BYTES = 12
-"""The memory of an entry of the logits: itself, a copy that a soft cap makes of it, and room for
-what is made of a part of them, each as a float32."""
+"""Memory for one logit: itself, its copy by a soft cap, and what is computed from it, each in float32."""
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds
 _PARTS = 8  # of a chunk's logits, measured one after the other
@@ -39,10 +38,13 @@ _NOT_FINITE = "its hidden states are not finite"
 
 
 class Head:
-    """A model's own way from final states to logits; a ModelError where that is not understood.
+    """Computes logits from final states as the model's own forward does.
 
-    `whole` is a transformers decoder with its head. The logits of a chunk, and what is made of them, take
-    `memory` MiB at most.
+    `whole` is a transformers decoder with its head. The logits of a chunk and the tensors computed from them
+    take at most `memory` MiB.
+
+    Raises:
+        ModelError: the decoder cannot be separated from the head.
     """
 
     def __init__(self, whole: nn.Module, memory: int = LOGITS_MEMORY) -> None:
@@ -63,7 +65,7 @@ class Head:
         logits = getattr(result, "logits", None)
         if not answers or not isinstance(logits, Tensor):
             raise self._refused("it does not say where its layers end")
-        # The head is given the result of the outermost one, which answers last and is not always the decoder.
+        # The head reads the result of the outermost module, which ends last and is not always the decoder.
         self._answerer, self._result = answers[-1]
         self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))  # the most tokens in a chunk
 
@@ -81,10 +83,12 @@ class Head:
 
     @torch.inference_mode()
     def try_on(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
-        """Compare with the model's own plain forward; a difference beyond rounding is a ModelError.
+        """Compare with the model's own plain forward, on as many first tokens as fit into the memory.
 
-        `prefill` is the same model's, with final states and its own attention. Of each prompt the first
-        tokens are tried, as many as the memory allows.
+        `prefill` runs the same model, with final states and its own attention.
+
+        Raises:
+            ModelError: the logits differ by more than rounding.
         """
         for prompt in prompts:
             tokens = prompt.token_ids[: min(prompt.end, max(1, self.rows // _TRIAL_COPIES))]
@@ -110,10 +114,7 @@ class Head:
 
 
 def _gap(logits: Tensor, expected: Tensor) -> float:
-    """The largest difference of a token's logits, as a share of their length.
-
-    Both may have the same that is not finite: a row's fault, and not of how it is run.
-    """
+    """The largest relative difference of a token's logits; equal entries that are not finite are ignored."""
     if logits.shape != expected.shape:
         return float("inf")
     got, wanted = logits.float(), expected.float()
@@ -129,24 +130,23 @@ def angle_scores(
     inter_weight: float = 1.0,
     backend: Backend = "auto",
 ) -> list[tuple[Score | None, int]]:
-    """Per prompt of a batch: its score, None where the hidden states are not finite, and its zero vectors.
+    """Per prompt of a batch: its score (None if its hidden states are not finite) and its zero vectors.
 
-    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there is no
-    inter term and `angle` is `angle_intra` alone. A zero vector has no direction and counts as a token that
-    adds nothing.
+    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL, arXiv 2506.02281: weight 1). Without a
+    prefix there is no inter term and `angle` = `angle_intra`. A zero vector counts as a token and adds 0.
     """
     count = len(prompts)
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
-    # Every prompt's own prefix and, after them, the shared ones; and which row is whose.
+    # The prompts' own prefixes, then the shared ones; `rows` is the row of each prompt's prefix.
     prefixes, row_of = [sums.rows(count, 2 * count)], dict[SharedPrefix | None, int]()
     for prefix in dict.fromkeys(prefix for prefix in states.shared if prefix is not None):
+        row_of[prefix] = count + len(row_of)
         if prefix.hidden is not None:
             whole = torch.tensor([[0, prefix.tokens]])
             prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
             prefix.hidden = None
         assert prefix.sums is not None
-        row_of[prefix] = count + len(row_of)
         prefixes.append(prefix.sums)
     rows = torch.tensor([row_of.get(prefix, place) for place, prefix in enumerate(states.shared)])
     joined = UnitSums(
@@ -154,7 +154,7 @@ def angle_scores(
     )
     angles = angle_concentration(sums.rows(0, count), joined, rows, backend=backend)
     zeros = sums.zeros[:count] + joined.zeros[rows.to(joined.zeros.device)]
-    # One table, so that a GPU is waited for once.
+    # One table, so that the GPU is synchronized once.
     table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
     scores: list[tuple[Score | None, int]] = []
     for prompt, (intra, inter, offdiag, zero) in zip(prompts, table, strict=True):
@@ -175,10 +175,10 @@ def angle_scores(
 
 
 def embeddings(final: Tensor, questions: Tensor) -> list[npt.NDArray[np.float16] | None]:
-    """Each prompt's mean final state over its question, `[width]`; None where it is not finite.
+    """The mean final state over each question, `[width]`; None if it is not finite.
 
-    `final` is `[tokens, width]`, the output of the norm after the last layer, `questions` `[prompts, 2]` each
-    question's rows. The mean is taken in float32 and stored in float16, so one beyond 65,504 is not finite.
+    `final` `[tokens, width]` is the output of the norm after the last layer, and `questions` `[prompts, 2]`
+    has each question's rows. Means are computed in float32 and stored in float16, whose maximum is 65,504.
     """
     means = torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
     with np.errstate(over="ignore"):
@@ -187,11 +187,11 @@ def embeddings(final: Tensor, questions: Tensor) -> list[npt.NDArray[np.float16]
 
 
 class Likelihood(NamedTuple):
-    """Of one prompt, in nats; None where it was not asked for or is not defined.
+    """NLL and entropies of one prompt, in nats; None if not requested or not defined.
 
-    `nll` and `entropy` are means over the question's tokens, each read where the model predicts that token:
-    at the token before it. A sequence's first token is predicted nowhere and left out. `last_entropy` is the
-    entropy at the last token of the whole prompt, of what would be generated first.
+    `nll` and `entropy` are means over the question's tokens, each read at the token before it, where the
+    model predicts it; the first token of a sequence is left out. `last_entropy` is read at the last token of
+    the whole prompt, where the first token would be generated.
     """
 
     nll: float | None
@@ -199,16 +199,17 @@ class Likelihood(NamedTuple):
     last_entropy: float | None
 
 
+@torch.inference_mode()
 def likelihoods(
     states: PackedStates, prompts: Sequence[Segmented], head: Head, *, nll: bool, entropy: bool
 ) -> list[Likelihood | None]:
-    """NLL and entropy of a batch, those that are wanted; None for a prompt where one of them is not finite.
+    """`nll` and `entropy` of a batch, where requested; None for a prompt where one of them is not finite.
 
-    `states` have final states, and tails if `entropy`; `head` is the same model's.
+    `states` have final states, and tails for `entropy`; `head` belongs to the same model.
     """
     # Logits are read for each prompt's question tokens in turn, then for each prompt's last token. `rows` are
-    # rows of the final states, or below 0 for -1 - b: the last token of the prefix that prompt b shares.
-    # `tokens` are the ones predicted there (any for a last token).
+    # rows of the final states, or -1 - b for the last token of the prefix that prompt b shares. `tokens` are
+    # the tokens predicted there (any token at a prompt's last one).
     parts, predicted_tokens, counts = [], [], []
     for place, (prompt, first) in enumerate(zip(prompts, states.questions[:, 0].tolist(), strict=True)):
         predicted = np.arange(max(prompt.prefix, 1), prompt.end)  # places in the prompt
@@ -222,7 +223,23 @@ def likelihoods(
         parts.append(states.ends.numpy() - 1)
         predicted_tokens.append(np.zeros(len(prompts), np.int64))
     rows, tokens = np.concatenate(parts), np.concatenate(predicted_tokens)
-    losses, entropies = _read(states, rows, tokens, head, entropy)
+    assert states.final is not None
+    device = states.final.device
+    measured = torch.zeros(2, len(rows), dtype=torch.float64, device=device)  # NLL and entropy
+    in_batch, in_prefix = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+    prefixes = [states.shared[-1 - row] for row in rows[in_prefix].tolist()]
+    lasts = [prefix.last for prefix in prefixes if prefix is not None and prefix.last is not None]
+    sources = [(states.final, in_batch, rows[in_batch])]
+    if lasts:
+        sources.append((torch.stack(lasts), in_prefix, np.arange(len(lasts))))
+    for source, positions, source_rows in sources:
+        for begin in range(0, len(positions), head.rows):
+            chunk = slice(begin, begin + head.rows)
+            here = torch.from_numpy(positions[chunk]).to(device)
+            final = source.index_select(0, torch.from_numpy(source_rows[chunk]).to(device))  # [here, width]
+            targets = torch.from_numpy(tokens[positions[chunk]]).to(device)
+            measured[:, here] = _measured(head.logits(final), targets, entropy)
+    losses, entropies = measured.cpu().numpy()
     ends = np.cumsum(counts).tolist()
     results: list[Likelihood | None] = []
     for place, (end, count) in enumerate(zip(ends, counts, strict=True)):
@@ -237,48 +254,20 @@ def likelihoods(
     return results
 
 
-@torch.inference_mode()
-def _read(
-    states: PackedStates,
-    rows: npt.NDArray[np.int64],
-    tokens: npt.NDArray[np.int64],
-    head: Head,
-    entropy: bool,
-) -> Any:
-    """NLL and entropy at every position, `[2, positions]` float64; an entropy not wanted is 0."""
-    assert states.final is not None
-    device = states.final.device
-    values = torch.zeros(2, len(rows), dtype=torch.float64, device=device)
-    own, shared = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
-    prefixes = [states.shared[-1 - row] for row in rows[shared].tolist()]
-    lasts = [prefix.last for prefix in prefixes if prefix is not None and prefix.last is not None]
-    sources = [(states.final, own, rows[own])]
-    if lasts:
-        sources.append((torch.stack(lasts), shared, np.arange(len(lasts))))
-    for source, places, chosen in sources:
-        for begin in range(0, len(places), head.rows):
-            chunk = slice(begin, begin + head.rows)
-            here = torch.from_numpy(places[chunk]).to(device)
-            final = source.index_select(0, torch.from_numpy(chosen[chunk]).to(device))  # [here, width]
-            wanted = torch.from_numpy(tokens[places[chunk]]).to(device)
-            values[:, here] = _measured(head.logits(final), wanted, entropy)
-    return values.cpu().numpy()
-
-
 def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost.
+    """NLL of `tokens` and entropy, `[2, positions]` float64; overwrites `logits` `[positions, vocabulary]`.
 
-    With z the logits less their largest and S the sum of e^z, NLL is log S - z[token] and the entropy
-    log S - (sum of z e^z) / S. Every z is 0 or less, so neither can come out below 0.
+    With z the logits minus their maximum and S = sum e^z, the NLL is log S - z[token] and the entropy
+    log S - (sum z e^z) / S. No z is above 0, so neither result is below 0.
     """
-    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
+    size = -(-len(logits) // _PARTS)  # bounds the memory of the tensors computed from logits
     parts = []
     for part, wanted in zip(logits.split(size), tokens.split(size), strict=True):
         shifted = part.float()
         shifted -= shifted.amax(-1, keepdim=True)
         chosen = shifted.gather(-1, wanted[:, None])[:, 0].double()  # [positions of the part]
         if entropy:
-            # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
+            # A logit of minus infinity adds nothing to the entropy, but 0 times infinity is NaN.
             weights = shifted.clamp_(min=_LEAST).exp()
             total = weights.sum(-1).double()
             mean = weights.mul_(shifted).sum(-1).double() / total
@@ -296,24 +285,22 @@ def measure(
     states: PackedStates,
     prompts: Sequence[Segmented],
 ) -> list[tuple[Score | str, int]]:
-    """All signals of every prompt of a batch, in its order, or why it has none; and its zero vectors."""
+    """Per prompt of a batch: its signals, or the reason why it has none; and its zero vectors."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
-    more: list[tuple[str, list[dict[str, Any] | None]]] = []  # the reason where there are none, and values
+    others: list[list[dict[str, Any] | str]] = []  # by signal and prompt: its values, or why it has none
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        more.append((_NOT_FINITE, [None if vector is None else {"embedding": vector} for vector in vectors]))
+        others.append([_NOT_FINITE if vector is None else {"embedding": vector} for vector in vectors])
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        reason = "its NLL or entropy is not finite"
-        more.append((reason, [None if value is None else value._asdict() for value in values]))
+        others.append([value._asdict() if value else "its NLL or entropy is not finite" for value in values])
     measured: list[tuple[Score | str, int]] = []
-    for place, (score, zeros) in enumerate(angles):
+    for (score, zeros), *added in zip(angles, *others, strict=True):
         result: Score | str = score or _NOT_FINITE
-        for reason, added in more:
+        for each in added:
             if isinstance(result, Score):
-                values_here = added[place]
-                result = reason if values_here is None else replace(result, **values_here)
+                result = each if isinstance(each, str) else replace(result, **each)
         measured.append((result, zeros))
     return measured

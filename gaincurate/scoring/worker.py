@@ -1,10 +1,10 @@
-"""The work of one process: its shards of the plan, with reading and writing beside the model.
+"""The work of one process: it scores shards of a plan, and reads and writes while the model runs.
 
-One thread reads and segments the next shard while the model runs, another writes the last one. One of each
-is enough, and each holds one shard at most, so memory does not grow with the set.
+One thread reads and segments the next shard while the model runs, and another writes the last one. Each holds
+one shard at most, so memory does not grow with the set.
 
-An out-of-memory error starts the whole shard again with half the tokens in a batch. Its metadata say so,
-because batches of another size round differently.
+After an out-of-memory error the whole shard is scored again with half the tokens in a batch. Its metadata
+record this, because batches of another size round differently.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from gaincurate.scoring.ids import ids_of
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
-from gaincurate.scoring.plan import Plan, Summary
+from gaincurate.scoring.plan import ScoringPlan, Summary
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
@@ -41,33 +42,36 @@ from gaincurate.scoring.signals import Head, measure
 
 _TRIAL_TOKENS = 256
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_LARGEST = 32 * 2**20  # that may come from the heap at all; larger ones still go back at once
-_KEPT_FREE = 256 * 2**20  # free at the heap's end before that is cut
+_LARGEST = 32 * 2**20  # bytes of the largest block from the heap; larger ones are returned when freed
+_KEPT_FREE = 256 * 2**20  # free bytes at the heap's end before it is trimmed
 _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 Forward = Prefill | PackedPrefill
 Part = tuple[int, npt.NDArray[Any]]
-"""The number of a shard, and what `write_ids` wrote of its rows."""
+"""The number of a shard, and the records of its rows from `write_ids`."""
 
 
 def one_ahead(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`work` on each item in the pool; the next is begun when the one before is handed out."""
-    waiting: Future[Any] | None = None
+    """The results of `work` on the items; the pool begins the next item before a result is returned."""
+    waiting = deque[Future[Any]]()
     for item in items:
-        following = pool.submit(work, item)
-        if waiting is not None:
-            yield waiting.result()
-        waiting = following
-    if waiting is not None:
-        yield waiting.result()
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > 1:
+            yield waiting.popleft().result()
+    for last in waiting:
+        yield last.result()
 
 
 def score_shards(
-    plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary | None = None
+    plan: ScoringPlan, shards: Iterable[Part], progress: Progress, summary: Summary | None = None
 ) -> None:
-    """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
+    """Load the model, score these shards and write them; ascending numbers read the source once.
 
-    `progress` hears of shards from a thread of their own. A row that cannot be scored, where the run is not
-    to skip it, is a RowError, and a prompt that alone is too much for the device a GaincurateError.
+    A thread of its own reports written shards to `progress`.
+
+    Raises:
+        ModelError: the weights cannot be loaded.
+        RowError: a row cannot be scored, and the run does not skip it.
+        GaincurateError: the device has too little memory for one prompt.
     """
     progress.loading("the model")
     scorer = Scorer(plan, progress)
@@ -85,12 +89,12 @@ def score_shards(
 
 
 def settle_memory() -> bool:
-    """Let the process keep what it frees, and oneDNN few products. What the environment says goes first.
+    """Make glibc keep freed memory and bound oneDNN's caches, unless the environment has other settings.
 
-    glibc gives freed memory back to the system, and a pass would ask for it again a million times. True where
-    it is kept: the C library is glibc, and nothing else was asked of it.
+    By default glibc returns freed memory to the system, and a pass would request it again a million times.
+    Returns whether memory is kept: the C library is glibc, and the environment does not set its allocator.
     """
-    # A batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own.
+    # A batch of 1,024 tokens has at most 44 lengths, each with two products, plus those of the layers.
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "128")
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
@@ -104,10 +108,13 @@ def settle_memory() -> bool:
 def without_padding(
     prefill: Prefill, prompts: Sequence[Segmented], progress: Progress, head: Head | None = None
 ) -> Forward:
-    """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
+    """The packed forward if it agrees with the model's own on two of these prompts, else the padded one.
 
-    The longest two of at most 256 tokens, or the shortest two: a trial, not a run. The head is tried on them
-    too. A device whose memory is too small for this is a GaincurateError.
+    The trial, which includes the head, takes the longest two of at most 256 tokens, or the shortest two.
+
+    Raises:
+        ModelError: the head's logits differ from those of the model's own forward.
+        GaincurateError: the device has too little memory for the trial.
     """
     by_length = sorted(prompts, key=lambda prompt: prompt.end)
     short = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS]
@@ -127,8 +134,8 @@ def without_padding(
         ) from error
 
 
-def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
-    """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
+def segmented(plan: ScoringPlan, table: pa.Table) -> dict[int, Segmented | Unusable]:
+    """The prompt of each row of a part of the source, by place; rows without a prompt come first."""
     assert plan.model is not None
     results, chats = dict[int, Segmented | Unusable](), dict[int, Chat]()
     for place, chat in enumerate(plan.columns.chats(table)):
@@ -142,30 +149,30 @@ def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
 
 @dataclass(slots=True)
 class Shard:
-    """The rows of a shard. By their place in it: prompts, scores, why a row has none."""
+    """The rows of a shard. `prompts`, `taken`, `rejected` (the reasons) and `scores` are by place in it."""
 
     index: int
     start: int  # its first row in the source
     table: pa.Table
     ids: list[str]
     prompts: dict[int, Segmented] = field(default_factory=dict)
-    taken: dict[int, Score] = field(default_factory=dict)  # that other sets have
+    taken: dict[int, Score] = field(default_factory=dict)  # from other sets
     rejected: dict[int, str] = field(default_factory=dict)
     scores: dict[int, Score] = field(default_factory=dict)
-    tokens: int = 0  # computed for the scores that were not taken
+    tokens: int = 0  # computed, for all scores but those taken
     zero_vectors: int = 0  # scored tokens without a direction
-    facts: Json = field(default_factory=dict)  # what the metadata say
+    facts: Json = field(default_factory=dict)  # the metadata of its file
 
     @property
     def counts(self) -> dict[str, int]:
-        """The sums of what a `Progress` heard of it in `advance`."""
+        """The sums of what was passed to `Progress.advance` for it."""
         return {"units": len(self.prompts), "tokens": self.tokens, "reused": len(self.taken)}
 
 
 class Scorer:
-    """A loaded model, and what it makes of shards."""
+    """A loaded model that reads, scores and writes shards."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: ScoringPlan, progress: Progress) -> None:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
         self._plan, self._progress = plan, progress
@@ -193,7 +200,8 @@ class Scorer:
         """Read and segment a shard.
 
         Raises:
-            RowError: a row cannot be scored, and the run is not to skip it.
+            SourceError: the source changed since the ids were made.
+            RowError: a row cannot be scored, and the run does not skip it.
         """
         plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
@@ -209,11 +217,11 @@ class Scorer:
         return shard
 
     def score(self, shard: Shard) -> None:
-        """Score a shard. Out of memory, it begins again with half the tokens in a batch.
+        """Score a shard. After an out-of-memory error, score it again with half the tokens in a batch.
 
         Raises:
-            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
-            GaincurateError: a prompt alone is too much for the device.
+            RowError: a signal of a row is not finite, and the run does not skip it.
+            GaincurateError: the device has too little memory for one prompt.
         """
         plan = self._plan
         left = {place: prompt for place, prompt in shard.prompts.items() if place not in shard.taken}
@@ -236,8 +244,7 @@ class Scorer:
                         f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
                     ) from error
                 budget //= 2
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                torch.cuda.empty_cache()
                 self._progress.note(
                     f"warning: out of memory; the shard from row {shard.start} starts over with "
                     f"{budget:,} tokens in a batch"
@@ -274,7 +281,7 @@ class Scorer:
         self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **shard.counts)
 
     def _run(self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int) -> None:
-        """Score these prompts of a shard, in batches of so many tokens."""
+        """Score these prompts of a shard, in batches of at most `budget` tokens."""
         places = sorted(prompts)
         chosen = [prompts[place] for place in places]
         scores = dict(shard.taken)

@@ -1,4 +1,4 @@
-"""Compiles the kernels ahead of time, with no GPU, and says what the compiler made of them.
+"""Compiles the kernels ahead of time, without a GPU, and prints figures of the compiled code.
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/compiled.py [--target sm_90 ...] [--hidden 896 ...]. Must run
 without TRITON_INTERPRET. Prints a JSON object for each case: `registers` of a thread and the bytes that it
@@ -52,7 +52,12 @@ def compiled(
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     made = triton.compile(source, target=TARGETS[target], options=options)
     facts = {"target": target, "kernel": kernel.__name__, "hidden": constants["D"]}
-    facts |= {"shared": made.metadata.shared, "row_warps": _row_warps(made.asm["ttgir"])}
+    facts |= {"shared": made.metadata.shared, "row_warps": None}
+    # The warps along the columns of the tile that the loop over tokens reads from shared memory.
+    if read := re.search(r"local_load.*?-> tensor<[^>]*(#blocked\d*)>", made.asm["ttgir"]):
+        warps = _match(rf"{read[1]} = .*?warpsPerCTA = \[([\d, ]+)\]", made.asm["ttgir"]).split(",")
+        del warps[launch.ROWS_AXIS]
+        facts["row_warps"] = math.prod(map(int, warps))
     if target.startswith("gfx"):
         text = made.asm["amdgcn"]
         facts["registers"] = int(_match(r"\.vgpr_count:\s+(\d+)", text))
@@ -71,16 +76,6 @@ def compiled(
     by_registers = 65536 // (-(-facts["registers"] // 8) * 8 * 32 * warps)
     by_shared = (_SHARED_KB[target] - 1) * 1024 // (facts["shared"] + 1024)
     return facts | {"resident": min(by_registers, by_shared, 64 // warps, 32)}
-
-
-def _row_warps(code: str) -> int | None:
-    """Warps along the columns of the tile that is read from shared memory in the loop over tokens."""
-    read = re.search(r"local_load.*?-> tensor<[^>]*(#blocked\d*)>", code)
-    if read is None:
-        return None
-    warps = _match(rf"{read[1]} = .*?warpsPerCTA = \[([\d, ]+)\]", code).split(",")
-    del warps[launch.ROWS_AXIS]
-    return math.prod(map(int, warps))
 
 
 def _match(pattern: str, text: str) -> str:

@@ -1,11 +1,11 @@
-"""Checks the angle code on this machine, then times it; no speed is printed for a wrong result.
+"""Checks the angle code on this machine, then times it; prints no speed for a wrong result.
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device D] [--dtype D] [--sweep]. Prints
 CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; on a GPU also the kernel by hidden
 size, with --sweep at other block sizes too, which are not checked.
 
-On a GPU calls are captured as a graph, so that launches cost nothing, with the plan of the chunks made
-before. Large shapes read several buffers in turn, so that no cache holds them. Figures are medians.
+On a GPU, calls are captured as a graph after their chunks are planned, so that launches cost nothing. Large
+shapes read several buffers in turn, so that no cache holds them. Figures are medians.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +25,8 @@ from torch.utils.benchmark import Timer
 
 from gaincurate_kernels import RMSNorm, angle_concentration, segment_unit_sums, selftest, triton_version
 
-SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
-"""Tokens and hidden size, in prompts of 2,048 tokens."""
+SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}  # tokens and hidden size
+SAMPLE = 2048  # tokens of a prompt
 WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
 SWEPT = {
     896: [(2, 4), (4, 4), (8, 4), (8, 8)],
@@ -40,30 +39,19 @@ _READ = {"cuda": 2**29, "cpu": 2**27}  # bytes: several times any cache
 Call = Callable[[Tensor], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """`tokens` rows of `hidden` columns, in samples of `sample` tokens, a quarter of each its prefix."""
-
-    tokens: int
-    hidden: int
-    sample: int
-    dtype: torch.dtype
-
-    @property
-    def bounds(self) -> Tensor:
-        """Questions, then prefixes, `[2 * samples, 2]`."""
-        starts = torch.arange(0, self.tokens, self.sample)
-        middles, ends = starts + self.sample // 4, starts + self.sample
-        return torch.cat([torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)])
+def sample_bounds(tokens: int, sample: int) -> Tensor:
+    """Questions, then prefixes, `[2 * samples, 2]`; the first quarter of a sample is its prefix."""
+    starts = torch.arange(0, tokens, sample)
+    middles, ends = starts + sample // 4, starts + sample
+    return torch.cat([torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)])
 
 
 def machine(device: str) -> str:
-    """Date, device and versions, without which figures are worth nothing."""
+    """The date, the device and the versions of libraries."""
     on_gpu = torch.device(device).type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    threads = "" if on_gpu else f", {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if on_gpu else selftest.devices()[0]["name"]
     versions = f"torch {torch.__version__}, triton {triton_version() or 'none'}"
-    return f"{time.strftime('%Y-%m-%d')}, {name}, {versions}{threads}"
+    return f"{time.strftime('%Y-%m-%d')}, {name}, {versions}"
 
 
 def print_rows(rows: Iterable[dict[str, Any]]) -> None:
@@ -76,73 +64,70 @@ def print_rows(rows: Iterable[dict[str, Any]]) -> None:
         sys.stdout.flush()
 
 
-def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator[dict[str, Any]]:
+def methods(buffers: Sequence[Tensor], copy: float) -> Iterator[dict[str, Any]]:
     """Our code, the same in plain PyTorch (on a GPU also compiled), and the matrix of all pairs."""
-    buffers = made_states(shape, device)
-    samples, sums_of = shape.tokens // shape.sample, unit_sums(shape, device) if triton else None
+    tokens, on_gpu = len(buffers[0]), buffers[0].is_cuda
+    bounds, samples = sample_bounds(tokens, SAMPLE), tokens // SAMPLE
+    if on_gpu:  # chunks are planned before, so that a graph can capture the launches
+        from gaincurate_kernels.launch import plan_chunks, planned_unit_sums
+
+        sums_of: Call = partial(planned_unit_sums, plan=plan_chunks(bounds, buffers[0].device))
+    else:
+        sums_of = partial(segment_unit_sums, bounds=bounds)
 
     def ours(hidden: Tensor) -> Any:
-        sums = sums_of(hidden) if sums_of else segment_unit_sums(hidden, shape.bounds)
-        return angle_concentration(
-            sums.rows(0, samples), sums.rows(samples, 2 * samples), backend="triton" if triton else "torch"
-        )
+        sums = sums_of(hidden)
+        return angle_concentration(sums.rows(0, samples), sums.rows(samples, 2 * samples))
 
-    calls: dict[str, Call] = {"gaincurate": ours, "torch": lambda hidden: linear(hidden, shape.sample)}
-    if triton:
-        compiled = torch.compile(linear, dynamic=False)
-        calls["torch.compile"] = lambda hidden: compiled(hidden, shape.sample)
-    calls["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
-    calls["T x T matrix, bfloat16"] = lambda hidden: pairwise(hidden, shape.sample, torch.bfloat16)
+    calls: dict[str, Call] = {"gaincurate": ours, "torch": linear}
+    if on_gpu:
+        calls["torch.compile"] = torch.compile(linear, dynamic=False)
+    for name in ("float32", "bfloat16"):
+        calls[f"T x T matrix, {name}"] = partial(pairwise, dtype=getattr(torch, name))
     for name, call in calls.items():
         yield timed({"method": name}, call, buffers, copy)
 
 
 def by_width(device: str, copy: float, *, sweep: bool) -> Iterator[dict[str, Any]]:
-    """The kernel with and without a norm at many hidden sizes, prompts of 256 tokens, planning left out.
+    """The kernel with and without a norm at many hidden sizes, prompts of 256 tokens, without planning.
 
     With `sweep` also in other block sizes at a few hidden sizes, as in scoring: bfloat16 and a fused norm.
     """
     from gaincurate_kernels import launch
 
     for hidden, dtype in itertools.product(WIDTHS, (torch.bfloat16, torch.float32)):
-        shape = Shape(_READ["cuda"] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
-        buffers, (padded, chosen) = made_states(shape, device), launch.blocks_for(hidden)
+        tokens = _READ["cuda"] // (hidden * dtype.itemsize) // 256 * 256
+        plan = launch.plan_chunks(sample_bounds(tokens, 256), torch.device(device))
+        buffers, (padded, chosen) = made_states(tokens, hidden, dtype, device), launch.blocks_for(hidden)
         for norm in (None, RMSNorm(torch.rand(hidden, device=device).to(dtype))):
             others = SWEPT.get(hidden, []) if sweep and norm and dtype == torch.bfloat16 else []
             tried = [launch.Blocks(*pair, stages) for pair in others for stages in (1, 2, 3, 4)]
             for blocks in [chosen, *tried]:
                 launch.BLOCKS[padded] = blocks
-                call = unit_sums(shape, device, norm=norm)
+                call = partial(launch.planned_unit_sums, plan=plan, norm=norm)
                 yield timed({"fused norm": norm is not None, **blocks._asdict()}, call, buffers, copy)
             launch.BLOCKS[padded] = chosen
 
 
-def unit_sums(shape: Shape, device: str, **options: Any) -> Call:
-    """The kernel's sums with their plan made before, so that a graph can capture them."""
-    from gaincurate_kernels.launch import make_plan, planned_unit_sums
-
-    plan = make_plan(shape.bounds, torch.device(device))
-    return lambda hidden: planned_unit_sums(hidden, plan, **options)
-
-
-def made_states(shape: Shape, device: str) -> list[Tensor]:
-    """Random states, in as many buffers as no cache holds."""
-    generator, size = torch.Generator(device).manual_seed(0), (shape.tokens, shape.hidden)
-    read = shape.tokens * shape.hidden * shape.dtype.itemsize
-    count = min(max(2, -(-_READ[torch.device(device).type] // read)), 32)
-    made = (torch.randn(size, generator=generator, device=device) + 0.3 for _ in range(count))
-    return [states.to(shape.dtype) for states in made]
+def made_states(tokens: int, hidden: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Random states, in enough buffers that no cache holds them all."""
+    generator = torch.Generator(device).manual_seed(0)
+    count = -(-_READ[torch.device(device).type] // (tokens * hidden * dtype.itemsize))
+    made = (
+        torch.randn(tokens, hidden, generator=generator, device=device) + 0.3 for _ in range(max(2, count))
+    )
+    return [states.to(dtype) for states in made]
 
 
 def timed(facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], copy: float) -> dict[str, Any]:
-    """A row of a table: GB/s of states read, and per cent of the bandwidth of a copy."""
+    """A row of a table: GB/s of states read, and the share of a copy's bandwidth in per cent."""
     states, taken = buffers[0], seconds(call, buffers)
     rate, (tokens, hidden) = states.nbytes / taken / 1e9, states.shape
     facts |= {"dtype": str(states.dtype).removeprefix("torch."), "tokens": tokens, "hidden": hidden}
     return facts | {"milliseconds": taken * 1e3, "GB/s": rate, "% of copy": 100 * rate / copy}
 
 
-def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
+def linear(hidden: Tensor, sample: int = SAMPLE) -> tuple[Tensor, Tensor]:
     """C_intra and C_inter by sums of unit vectors of a tensor reshaped to samples of equal length."""
     units = torch.nn.functional.normalize(hidden.float(), dim=-1).reshape(-1, sample, hidden.shape[1])
     first = sample // 4
@@ -151,7 +136,7 @@ def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
     return question.square().sum(-1) / n**2, (question * prefix).sum(-1) / (n * first)
 
 
-def pairwise(hidden: Tensor, sample: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def pairwise(hidden: Tensor, dtype: torch.dtype, sample: int = SAMPLE) -> tuple[Tensor, Tensor]:
     """C_intra and C_inter by all cosines of a sample's tokens, as the definition says."""
     units = torch.nn.functional.normalize(hidden.float(), dim=-1).to(dtype)
     units = units.reshape(-1, sample, hidden.shape[1])
@@ -199,8 +184,7 @@ def main() -> None:
     print(f"copy bandwidth {copy:,.1f} GB/s, read and written", flush=True)
     del copied, target
     for tokens, hidden in SHAPES[size]:
-        shape = Shape(tokens, hidden, 2048, getattr(torch, given.dtype))
-        print_rows(methods(shape, device, copy, triton=triton))
+        print_rows(methods(made_states(tokens, hidden, getattr(torch, given.dtype), device), copy))
     if triton:
         print_rows(by_width(device, copy, sweep=given.sweep))
 

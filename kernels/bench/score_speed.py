@@ -1,14 +1,13 @@
-"""Times passes of scoring over made-up prompts against one prompt at a time and the matrix products alone.
+"""Times scoring of made-up prompts, one prompt at a time, and the matrix products alone.
 
 Usage: PYTHONPATH=.:kernels python3 kernels/bench/score_speed.py [--model demo] [--dtype D] [--passes 3]. In
-place of a model, --shape takes random weights at the shape of a Qwen2.5 (0.5B, 1.5B, 7B). Prints CSV. Each
-rate is measured in the same run and beside the pass, so that a slow machine slows both.
+place of a model, --shape takes random weights of the shape of a Qwen2.5 (0.5B, 1.5B, 7B). Prints CSV. Each
+rate of products is measured just before and after its pass, so that a slow machine slows both.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,9 +42,9 @@ _SHORTEST, _LONGEST, _TAIL = 8, 2048, 5  # tokens of a made-up question, and aft
 
 
 def made_up_prompts(count: int, *, prefix: int, vocab_size: int, limit: int | None = None) -> list[Segmented]:
-    """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal).
+    """Random tokens with one prefix and questions as long as MATH's (log-normal, median 64).
 
-    All begin with the same `prefix` tokens. The model has positions for `limit` tokens, None for any number.
+    All begin with the same `prefix` tokens. The model has positions for `limit` tokens (None: no limit).
     """
     longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
     random, least = np.random.default_rng(0), min(3, vocab_size - 1)
@@ -76,9 +75,9 @@ def measure(
         By way: rows and tokens per second; `times` the rows of the first way; and `of_gemm`, operations of
         the linear layers per second over those of `torch.nn.functional.linear` alone at the same shapes.
     """
-    prefill, device = Prefill(model), next(model.parameters()).device
+    prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    # Each runs prompts and gives their number and that of computed tokens.
+    # Each runs prompts and returns the numbers of prompts and of computed tokens.
     ways: dict[str, Callable[[], tuple[int, int]]] = {
         "one prompt at a time": partial(_one_by_one, model, few)
     }
@@ -88,50 +87,43 @@ def measure(
     with suppress(UnsupportedAttention):  # the table then has no such line
         packed = PackedPrefill(prefill, prompts[:2])
         packed.give_back()
-
-        def exchanged() -> tuple[int, int]:
-            packed.take()
-            try:
-                return _batches(packed, prompts, budget)
-            finally:
-                packed.give_back()
-
-        ways[packed.name] = exchanged
+        ways[packed.name] = partial(_batches, packed, prompts, budget)
     operations = gemm_operations(prefill, prompts[0])
-    figures: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for index in range(passes + 1):
-        for name, way in ways.items():
+    figures = np.zeros((passes + 1, len(ways), 3))  # rows/s, tokens/s, of_gemm
+    for figures_of_pass in figures:
+        for place, way in enumerate(ways.values()):
             # Before and after each pass, because other work on the machine slows both.
-            alone = [gemm_speed(model, budget)]
+            gemm_before = gemm_speed(model, budget)
             begin = time.perf_counter()
-            rows, tokens = way()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            rows, tokens = way()  # it reads scores, so a GPU has finished
             taken = time.perf_counter() - begin
-            alone.append(gemm_speed(model, budget))
-            share = tokens * operations / taken / statistics.mean(alone)
-            if index:  # the first pass warms up
-                figures[name].append([rows / taken, tokens / taken, share])
-    table, slowest = [], np.array(figures["one prompt at a time"])[:, 0]
-    for name, each in figures.items():
-        rows_, tokens_, share = np.median(each, 0).tolist()
-        times = float(np.median(np.array(each)[:, 0] / slowest))
-        row = {"method": name, "rows/s": rows_, "tokens/s": tokens_, "times": times}
+            gemm = (gemm_before + gemm_speed(model, budget)) / 2
+            share = tokens * operations / taken / gemm
+            figures_of_pass[place] = rows / taken, tokens / taken, share
+    figures = figures[1:]  # the first pass warms up
+    times = np.median(figures[:, :, 0] / figures[:, :1, 0], 0).tolist()
+    table = []
+    for name, (*rates, share), of_first in zip(ways, np.median(figures, 0).tolist(), times, strict=True):
+        row = {"method": name, "rows/s": rates[0], "tokens/s": rates[1], "times": of_first}
         table.append(row | {"of_gemm": "" if name.startswith("one") else share})
     return table
 
 
 def _batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int) -> tuple[int, int]:
     tokens = 0
+    if isinstance(forward, PackedPrefill):
+        forward.take()
     for batch in forward.run(prompts, budget):
         angle_scores(batch.states, [prompts[place] for place in batch.places])
         tokens += batch.tokens
+    if isinstance(forward, PackedPrefill):
+        forward.give_back()  # the other ways run the model as its authors wrote it
     return len(prompts), tokens
 
 
 @torch.inference_mode()
 def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> tuple[int, int]:
-    """The whole model and its head on each prompt, all pairwise cosines of the last states."""
+    """Run the whole model and its head on each prompt, and all pairwise cosines of the last states."""
     anything: Any = model
     head = anything.get_input_embeddings().weight  # an output head has its shape
     tokens = 0
@@ -183,28 +175,28 @@ def main() -> None:
     device = resolved.devices[0]
     if resolved.type == "cpu":
         settle_memory()
-    load: Callable[..., nn.Module]
-    if given.shape:
+    files = None if given.shape else find_model(given.model)
+    if files is None:
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         sizes: dict[str, Any] = dict(zip((*names, "num_key_value_heads"), QWEN[given.shape], strict=True))
         config: Any = transformers.Qwen2Config(**sizes, vocab_size=151936)
-
-        def load(dtype: str) -> nn.Module:
-            with torch.device(device):
-                made: nn.Module = transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype))
-            return made.eval()
     else:
-        files = find_model(given.model)
         config = load_config(files)
-        load = partial(load_model, files, config, device=device)
+
+    def load(dtype: str) -> Any:
+        if files is not None:
+            return load_model(files, config, device=device, dtype=dtype)
+        with torch.device(device):
+            return transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype)).eval()
+
     vocab_size, limit = config.get_text_config(decoder=True).vocab_size, model_max_length(config)
     table = measure(
-        load(dtype=resolved.dtype),
+        load(resolved.dtype),
         made_up_prompts(given.rows, prefix=given.prefix, vocab_size=vocab_size, limit=limit),
         budget=resolved.batch_tokens,
         passes=given.passes,
         one_by_one=20,
-        float32=load(dtype="float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
+        float32=load("float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
     )
     print(f"{machine(device)}, {given.shape or given.model}, {resolved.dtype}")
     print_rows(table)

@@ -1,8 +1,8 @@
-"""The public functions: take packed hidden states and segment bounds, yield sums and mean cosines.
+"""The public functions: from packed hidden states and segment bounds to sums and mean cosines.
 
-The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
-number of pairs, so no pairwise matrix is needed. They check their arguments, and compute with PyTorch or hand
-them to Triton. Know nothing of prompts or models.
+The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors, divided by
+the number of pairs, so no pairwise matrix is needed. The functions check their arguments and compute with
+PyTorch or Triton. They do not depend on prompts or models.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums, inver
 Backend = Literal["auto", "triton", "torch"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_MAX_HIDDEN = 16384
-# A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
+# Rows of a partial sum: a running float32 sum over tens of thousands of equal vectors drifts.
 CHUNK = 512
 
 
 def resolve_backend(
     backend: Backend, *, device: str, hidden: int, dtype: torch.dtype
 ) -> Literal["triton", "torch"]:
-    """Settle `auto`: Triton on a GPU for what its kernel takes, else PyTorch.
+    """Resolve `auto`: Triton on a GPU if its kernel supports the states, else PyTorch.
 
     `device` is the device's type, `cpu` or `cuda`, `hidden` the hidden size and `dtype` that of the states.
 
     Raises:
-        ValueError: an unknown name, or `triton` where the kernel cannot run; the text says why.
+        ValueError: an unknown name, or `triton` if the kernel cannot run; the text names the reason.
     """
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend {backend!r}: expected auto, triton or torch")
@@ -56,12 +56,12 @@ def resolve_backend(
 
 
 def triton_version() -> str | None:
-    """Triton's version; None where there is no Triton."""
+    """Triton's version; None if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         return None
     try:
         return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:  # it has another name, such as pytorch-triton-rocm
+    except importlib.metadata.PackageNotFoundError:  # another package, such as pytorch-triton-rocm
         import triton
 
         return str(triton.__version__)
@@ -72,34 +72,51 @@ def segment_unit_sums(
 ) -> UnitSums:
     """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
 
-    With Triton, and with PyTorch on a CPU, a segment's bits depend on its own rows, the dtype and the hidden
-    size alone, not on what else is in the call. They differ between backends, within 2e-6 of the float64
-    value times the count. No gradients.
+    With Triton, and with PyTorch on a CPU, a segment's bits depend only on its rows, the dtype and the hidden
+    size. Backends differ from the float64 value by at most 2e-6 times the count. No gradients.
 
     Args:
         hidden: `[tokens, hidden]`, any floating dtype and row stride.
-        bounds: `[segments, 2]` integers, first row and row behind the last; segments may be empty and may
-            overlap. On the CPU, or they are fetched from the device, which waits for it.
-        norm: an RMS norm behind `hidden` that was not applied yet: directions are then those of its output.
+        bounds: `[segments, 2]` integers, first row and row after the last; segments may be empty and may
+            overlap. Bounds on a GPU are copied to the CPU, which synchronizes.
+        norm: an RMS norm after `hidden` that was not applied: directions are then those of its output.
         backend: `auto` is Triton on a GPU and PyTorch elsewhere.
 
     Raises:
-        ValueError: wrong shapes, bounds outside `hidden`, or a backend that cannot do this.
+        ValueError: wrong shapes, bounds outside `hidden`, or a backend that does not support the states.
     """
-    bounds = _checked(hidden, bounds, norm)
+    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
+        raise ValueError(
+            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
+            f"{list(bounds.shape)}"
+        )
+    if hidden.shape[1] == 0:
+        raise ValueError("the states have no columns")
+    if not hidden.is_floating_point() or bounds.is_floating_point():
+        raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
+    if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):
+        raise ValueError(
+            f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
+            f"{list(norm.weight.shape)} on {norm.weight.device}"
+        )
+    bounds = bounds.to("cpu", torch.int64)
+    wrong = (bounds[:, 0] < 0) | (bounds[:, 1] < bounds[:, 0]) | (bounds[:, 1] > hidden.shape[0])
+    if wrong.any():
+        begin, end = bounds[wrong][0].tolist()
+        raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
     chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
     if chosen == "triton":
         import gaincurate_kernels.launch as launch
 
-        return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
+        return launch.planned_unit_sums(hidden, launch.plan_chunks(bounds, hidden.device), norm)
     if hidden.stride(1) != 1:
-        hidden = hidden.contiguous()  # else columns would be added in another order
+        hidden = hidden.contiguous()  # another stride would change the order of additions
     values = hidden if hidden.dtype == torch.float64 else hidden.float()
     vectors = values if norm is None else weighted(values, norm)
     inverse = inverse_norms(vectors)
     sums = torch.zeros(len(bounds), hidden.shape[1], dtype=values.dtype, device=hidden.device)
     for row, (begin, end) in enumerate(bounds.tolist()):
-        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
+        # Chunks count from the segment's start, so its sum does not depend on the rows before it.
         parts = zip(vectors[begin:end].split(CHUNK), inverse[begin:end].split(CHUNK), strict=True)
         chunks = [(part * factors[:, None]).sum(0) for part, factors in parts]
         sums[row] = chunks[0] if len(chunks) == 1 else torch.stack(chunks).sum(0)
@@ -113,19 +130,19 @@ def angle_concentration(
 ) -> Concentration:
     """GAIN-RL's C_intra and C_inter (arXiv 2506.02281), and C_intra without its diagonal.
 
-    C_intra is the mean cosine over all ordered pairs of question tokens, each with itself included;
-    C_inter over all pairs of a question and a prefix token; `intra_offdiag` leaves out the n pairs of a
+    C_intra is the mean cosine over all ordered pairs of question tokens, including each with itself, and
+    C_inter that over all pairs of a question and a prefix token. `intra_offdiag` leaves out the n pairs of a
     token with itself, which add (1 - c) / n to the mean c of a question of n tokens.
 
     Args:
         question: one segment per sample.
         prefix: one segment per sample, or shared ones with `prefix_of`.
         prefix_of: `[samples]` integers, the row of `prefix` for each sample, so that a prefix which many
-            samples share is summed once. On the CPU, or they are fetched from the device.
+            samples share is summed once. Integers on a GPU are copied to the CPU.
         backend: as for `segment_unit_sums`.
 
     Raises:
-        ValueError: shapes that do not fit each other, or a backend that cannot do this.
+        ValueError: shapes that do not match, or a backend that does not support the sums.
     """
     samples = len(question.counts)
     if question.sums.shape[1] != prefix.sums.shape[1]:
@@ -156,36 +173,10 @@ def angle_concentration(
         others, other_counts = others[prefix_of], other_counts[prefix_of]
     total = question.sums.double()
     n, m = question.counts.double(), other_counts.double()
-    own = total.square().sum(-1)
-    cross = (total * others.double()).sum(-1)
-    # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
+    squared, cross = total.square().sum(-1), (total * others.double()).sum(-1)
+    # A mean over no pairs is 0 / 0, which is NaN.
     return Concentration(
-        intra=own / n.square(),
+        intra=squared / n.square(),
         inter=cross / (n * m),
-        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
+        intra_offdiag=(squared - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
     )
-
-
-def _checked(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> Tensor:
-    """The bounds on the CPU, where all arguments fit each other."""
-    if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
-        raise ValueError(
-            f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
-            f"{list(bounds.shape)}"
-        )
-    if hidden.shape[1] == 0:
-        raise ValueError("the states have no columns")
-    if not hidden.is_floating_point() or bounds.is_floating_point():
-        raise ValueError(f"expected floating states and integer bounds, got {hidden.dtype}, {bounds.dtype}")
-    if norm is not None and (norm.weight.shape != hidden.shape[1:] or norm.weight.device != hidden.device):
-        raise ValueError(
-            f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
-            f"{list(norm.weight.shape)} on {norm.weight.device}"
-        )
-    bounds = bounds.to("cpu", torch.int64)
-    begins, ends = bounds[:, 0], bounds[:, 1]
-    wrong = (begins < 0) | (ends < begins) | (ends > hidden.shape[0])
-    if wrong.any():
-        begin, end = bounds[wrong][0].tolist()
-        raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
-    return bounds

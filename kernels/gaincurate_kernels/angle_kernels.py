@@ -1,7 +1,7 @@
-"""The Triton kernels of the angle score: device code alone, no checks and no allocation.
+"""The Triton kernels of the angle score: device code without checks and allocations.
 
-Takes what `launch` prepares and writes every element of its outputs. A program's sums depend on its own
-rows, the hidden size and the dtype alone, so a sample's bits do not depend on what is packed around it.
+The kernels write every element of the outputs that `launch` allocates. A program's sums depend only on its
+rows, the hidden size and the dtype, so a sample's bits do not depend on the samples packed around it.
 
 Names: `i_` index, `o_` offsets, `m_` mask, `p_` pointers, `b_` values in registers.
 """
@@ -11,16 +11,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The alignment and stride of an argument must not choose the code, since another layout adds in another
-# order; VEC says what `launch` made sure of.
+# The alignment and stride of an argument must not select the code, because another layout adds in another
+# order; VEC is the width of reads that `launch` guarantees.
 
 
 @triton.jit
 def _inverse_norm(b_x, ROWS: tl.constexpr):
     """1 / |x| of each row, `[1, BT, 1]`, or `[BT, 1, 1]` where ROWS is 0.
 
-    0 for a zero vector, NaN for one that is not finite. A row is multiplied by the power of two, which is
-    exact, that puts its largest value in [1, 4), or above 2^-23 where it is denormal: its squares neither
+    0 for a zero vector, NaN for one that is not finite. A row is multiplied by a power of two, which is
+    exact, so that its largest value is in [1, 4), or above 2^-23 if it is denormal: its squares neither
     overflow nor vanish.
     """
     b_max = tl.max(tl.max(tl.abs(b_x), axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
@@ -52,11 +52,11 @@ def unit_sums_kernel(
     OFFSET: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Sum the unit vectors of one chunk of a segment; a row of hidden states lies in registers as [BK, BW].
+    """Sum the unit vectors of one chunk of a segment; a row of hidden states is [BK, BW] in registers.
 
-    A tile is [BK, BT, BW] where ROWS is 1, [BT, BK, BW] where it is 0: whichever lets this version of Triton
-    spread warps over rows first, so that a thread holds the same columns of every group and short rows are
-    reduced inside one warp.
+    A tile is [BK, BT, BW] if ROWS is 1, or [BT, BK, BW] if it is 0, so that this version of Triton spreads
+    warps over rows first: a thread then holds the same columns of every group, and short rows are reduced
+    inside one warp.
     """
     i_c = tl.program_id(0).to(tl.int64)
     bos = tl.load(chunks + 3 * i_c)
@@ -74,7 +74,7 @@ def unit_sums_kernel(
     b_sum = o_tile.to(tl.float32)
     b_zeros = tl.zeros_like(o_t)
     if FUSED:
-        # As wide as a tile of states, or its layout would spread each row over all warps.
+        # As wide as a tile of states; otherwise its layout would spread each row over all warps.
         o_w = o_d + o_tile
         p_w = tl.multiple_of(w + o_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
         b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
@@ -159,7 +159,7 @@ def concentration_kernel(
     n = tl.load(tokens + i_s).to(tl.float64)
     m = tl.load(prefix_tokens + i_p).to(tl.float64)
     diagonal = n - tl.load(zeros + i_s).to(tl.float64)
-    # No pairs: 0 / 0 is NaN; one token has none but its own.
+    # Without pairs 0 / 0 is NaN; one token has only the pair with itself.
     pairs = tl.where(n > 1.0, n * (n - 1.0), float("nan"))
     tl.store(out + 3 * i_s, own / (n * n))
     tl.store(out + 3 * i_s + 1, cross / (n * m))

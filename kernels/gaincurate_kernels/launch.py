@@ -1,12 +1,12 @@
-"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields what PyTorch would.
+"""Prepares and launches the Triton kernels for checked tensors on a GPU.
 
 Block sizes come from a fixed table by hidden size and are never tuned at run time: they decide the order of
-additions, and a score must not depend on the machine that tuned it. Imports triton; imported only when used.
+additions, and a score must not depend on the machine that tuned it. This module imports triton, so it is
+imported only when it is used.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,18 +18,18 @@ from gaincurate_kernels.angle_kernels import concentration_kernel, join_chunks_k
 from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
 
 CHUNK = 128
-"""Tokens that one program sums, counted from the segment's own start: a long sample fills the device."""
+"""Tokens that one program sums, counted from the segment's start, so that a long sample fills the device."""
 
 
 class Blocks(NamedTuple):
-    """How one tile of states lies in a program: `rows` tokens, `warps` warps, `stages` loads in flight."""
+    """The layout of a tile of states in a program: `rows` tokens, `warps` warps, `stages` loads in flight."""
 
     rows: int
     warps: int
     stages: int
 
 
-# By hidden size, rounded up to a power of two: 32 values in each thread, or 16 where rows are short.
+# By hidden size, rounded up to a power of two: 32 values in each thread, or 16 for short rows.
 BLOCKS = {
     64: Blocks(rows=32, warps=4, stages=3),
     128: Blocks(rows=16, warps=4, stages=3),
@@ -43,10 +43,10 @@ BLOCKS = {
 }
 _DOT_COLUMNS, _JOIN_COLUMNS, _JOINED_CHUNKS = 1024, 128, 16
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
-_ROW_REGISTERS = 128  # of a thread: leaves room for two programs of 8 warps on a multiprocessor
+_ROW_REGISTERS = 128  # of a thread, so that two programs of 8 warps fit on a multiprocessor
 
-# Which axis of a tile holds rows: the one that Triton spreads warps over first. Until 3.6 that is the first,
-# from 3.7 on the one before the last.
+# The axis of a tile that holds rows: the one over which Triton spreads warps first. Until 3.6 that is the
+# first axis, from 3.7 on the one before the last.
 ROWS_AXIS = 0 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else 1
 
 
@@ -61,8 +61,8 @@ def compilation(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The compile-time arguments of `unit_sums_kernel`, and the compiler's options.
 
-    Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
-    it. Rows read value by value need more registers than the limit.
+    Fusing of multiply and add is set, because Triton's default differs between versions and changes bits.
+    Rows that are read value by value get no limit of registers, because they need more.
     """
     padded, blocks = blocks_for(hidden)
     # A warp reads 512 bytes at once, 16 for each thread.
@@ -98,17 +98,17 @@ def dot_constants(hidden: int, *, shared: bool) -> dict[str, Any]:
 
 
 def _vector(hidden: int, itemsize: int) -> int:
-    """Values that can be read at once: 16 bytes, where a row is a whole number of them."""
+    """The number of values in one read: 16 bytes if a row is a multiple of that, else one value."""
     return 16 // itemsize if itemsize and hidden * itemsize % 16 == 0 else 1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Segments cut into chunks of `CHUNK` tokens, flat on the device.
+class ChunkPlan:
+    """Segments split into chunks of `CHUNK` tokens; the tensors are flat and on the device.
 
     `chunks` `[programs, 3]`: first token, tokens, output row. `splits` `[segments of several chunks, 3]`:
-    row, first partial row, partial rows. `counts` `[segments]`: tokens. `rows` of the outputs, partial sums
-    included. An empty segment is one empty chunk, so that its row is written.
+    row, first partial row, partial rows. `counts` `[segments]`: tokens. `rows`: rows of the outputs,
+    including partial sums. An empty segment is one empty chunk, so that its row is written.
     """
 
     chunks: Tensor
@@ -117,7 +117,7 @@ class Plan:
     rows: int
 
 
-def make_plan(bounds: Tensor, device: torch.device) -> Plan:
+def plan_chunks(bounds: Tensor, device: torch.device) -> ChunkPlan:
     """Plan for bounds `[segments, 2]` int64 on the CPU, in one copy to the device."""
     segments = len(bounds)
     begins, tokens = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
@@ -138,11 +138,11 @@ def make_plan(bounds: Tensor, device: torch.device) -> Plan:
     splits = torch.stack([torch.arange(segments), first_partial, pieces], 1)[split]
     flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
     on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
-    return Plan(on_chunks, on_splits, counts, segments + int(partials.sum()))
+    return ChunkPlan(on_chunks, on_splits, counts, segments + int(partials.sum()))
 
 
-def planned_unit_sums(hidden: Tensor, plan: Plan, norm: RMSNorm | None = None) -> UnitSums:
-    """The sums of a plan; waits for nothing on the CPU."""
+def planned_unit_sums(hidden: Tensor, plan: ChunkPlan, norm: RMSNorm | None = None) -> UnitSums:
+    """The sums of a plan, without synchronizing with the device."""
     device, width = hidden.device, hidden.shape[1]
     weight = None if norm is None else _aligned(norm.weight[None])[0]
     fused = (0, 0.0) if norm is None or weight is None else (weight.element_size(), norm.offset)
@@ -150,7 +150,7 @@ def planned_unit_sums(hidden: Tensor, plan: Plan, norm: RMSNorm | None = None) -
     hidden = _aligned(hidden)
     sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
     zeros = torch.empty(plan.rows, dtype=torch.int32, device=device)
-    with _on(device):
+    with torch.cuda.device_of(sums):  # Triton launches on the current device
         if programs := len(plan.chunks) // 3:
             unit_sums_kernel[(programs,)](
                 hidden,
@@ -175,11 +175,11 @@ def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor 
     samples, width = question.sums.shape
     out = torch.empty(samples, 3, dtype=torch.float64, device=question.sums.device)
     if samples:
-        with _on(out.device):
+        with torch.cuda.device_of(out):
             concentration_kernel[(samples,)](
                 _aligned(question.sums.contiguous()),
                 _aligned(prefix.sums.contiguous()),
-                # Plain pointers: views with a stride of their own must not reach the kernel.
+                # The kernel reads plain pointers, so these must be contiguous.
                 prefix.counts if prefix_of is None else _to_device(prefix_of.contiguous(), out.device),
                 question.counts.contiguous(),
                 prefix.counts.contiguous(),
@@ -192,7 +192,7 @@ def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor 
 
 
 def _aligned(rows: Tensor) -> Tensor:
-    """Rows that can be read 16 bytes at a time wherever their length allows it, copied if they are not."""
+    """The rows, copied if their address or stride prevents reads of 16 bytes that their length allows."""
     size = rows.element_size()
     whole = rows.shape[1] * size % 16 == 0
     if rows.stride(1) == 1 and not (whole and (rows.data_ptr() % 16 or rows.stride(0) * size % 16)):
@@ -204,8 +204,3 @@ def _to_device(plan: Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return plan
     return plan.pin_memory().to(device, non_blocking=True)
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,7 +1,6 @@
-"""Inputs and outputs of the angle functions, unit vectors, and the definition that they are held against.
+"""Inputs and outputs of the angle functions, unit vectors, and the definition that they are tested against.
 
-For the record stands beside the definition, a matrix of all pairs in float64, the formula of the released
-script. Knows nothing of prompts.
+The definition is a matrix of all pairs in float64. The formula of the released script is here for the record.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ _PLAIN_NORMS = (1e-15, 1e15)
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm:
-    """An RMS norm that was not applied yet: y = x / sqrt(mean(x^2) + eps) * (weight + offset).
+    """An RMS norm that was not applied: y = x / sqrt(mean(x^2) + eps) * (weight + offset).
 
-    `weight` is `[hidden]`; `offset` is 1 for models that learn the weight's distance from 1 (Gemma). The
-    scaling by the root mean square does not change a direction, so unit(y) = unit(x * (weight + offset)).
+    `weight` is `[hidden]`; `offset` is 1 for models that learn the weight's difference from 1 (Gemma). A
+    division by a number does not change a direction, so unit(y) = unit(x * (weight + offset)).
     """
 
     weight: Tensor
@@ -48,8 +47,8 @@ class UnitSums:
 
 @dataclass(frozen=True, slots=True)
 class Concentration:
-    """Per sample, `[samples]` float64; NaN where undefined: an empty question (intra), an empty question
-    or prefix (inter), fewer than two question tokens (intra without the diagonal).
+    """Per sample, `[samples]` float64; NaN if undefined: an empty question (intra), an empty question or
+    prefix (inter), fewer than two question tokens (intra without the diagonal).
     """
 
     intra: Tensor
@@ -70,7 +69,7 @@ def inverse_norms(values: Tensor) -> Tensor:
         largest = rows.abs().amax(-1)
         scaled = rows / torch.where(largest > 0, largest, 1)[:, None]
         norm = torch.linalg.vector_norm(scaled, dim=-1)
-        # In two steps: the inverse of a denormal number is no float.
+        # In two steps, because the inverse of a denormal number overflows.
         exact = torch.where(norm > 0, (1 / norm) / largest, 0).clamp(max=torch.finfo(values.dtype).max)
         inverse[odd] = torch.where(norm.isfinite() & largest.isfinite(), exact, torch.nan)
     return inverse
@@ -95,36 +94,32 @@ def normalised(hidden: Tensor, norm: RMSNorm) -> Tensor:
 
 
 def weighted(values: Tensor, norm: RMSNorm) -> Tensor:
-    """What a norm makes of states but for their length, which no direction depends on."""
+    """The output of a norm without its division by the root mean square; directions are the same."""
     return values * (norm.weight.to(values.dtype) + norm.offset)
 
 
 def quadratic(hidden: Tensor, question: int, end: int) -> tuple[float, float, float]:
     """C_intra, C_inter and C_intra without the diagonal from the full cosine matrix, in float64.
 
-    The definition word for word, for one sample: `hidden` is `[tokens, hidden]`, the prefix is rows 0 to
-    `question`, the question rows `question` to `end`. Time and memory grow with the square of the tokens.
+    The literal definition, for one sample: `hidden` is `[tokens, hidden]`, the prefix is rows 0 to
+    `question`, and the question rows `question` to `end`. Time and memory are quadratic in the tokens.
     """
     units = unit_vectors(hidden[:end].double())
     cosines = units @ units.T
     n = end - question
     block = cosines[question:, question:]
     inter = cosines[question:, :question]
-    nan = float("nan")
-    return (
-        float(block.mean()) if n else nan,
-        float(inter.mean()) if n and question else nan,
-        float((block.sum() - block.diagonal().sum()) / (n * (n - 1))) if n > 1 else nan,
-    )
+    offdiagonal = (block.sum() - block.diagonal().sum()) / (n * (n - 1))
+    return float(block.mean()), float(inter.mean()), float(offdiagonal)  # NaN without any pair
 
 
 def gainrl_as_published(hidden: Tensor, first: int = 110, last: int = -6, weight: float = 8) -> float:
     """The number that the released script computes; for comparison, never for scoring.
 
-    It differs from the definition in four ways: the second index cuts rows again instead of columns, so
-    a prompt of up to 2 * 110 + 6 + 6 tokens has an empty block and the result is NaN; the matrix keeps
-    only what lies on or below the first superdiagonal, zeros counted; the bounds are one template's; the
-    inter term counts eightfold. `hidden` is the whole prompt, `[tokens, hidden]`.
+    It differs from the definition in four ways. The second index selects rows again instead of columns, so a
+    prompt of up to 2 * 110 + 6 + 6 tokens has an empty block and the result is NaN. The matrix is zero above
+    the first superdiagonal, and its zeros count. The bounds are those of one template. The inter term has a
+    weight of 8. `hidden` is the whole prompt, `[tokens, hidden]`.
     """
     units = unit_vectors(hidden)
     cosines = (units @ units.T).tril(diagonal=1)

@@ -1,6 +1,6 @@
-"""A quick check of the angle code on this machine: takes a device name, yields what was checked.
+"""A quick check of the angle code on this machine.
 
-Each backend that can run there is held against the definition in float64 on the CPU. Knows nothing of models.
+Each backend that can run on a device is compared with the definition in float64 on the CPU.
 """
 
 from __future__ import annotations

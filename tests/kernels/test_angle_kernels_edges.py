@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaincurate_kernels import RMSNorm, UnitSums, angle_concentration
-from gaincurate_kernels.launch import CHUNK, make_plan
+from gaincurate_kernels.launch import CHUNK, plan_chunks
 from triton_sums import DEVICE, DTYPES, INTERPRETED, assert_right, states, triton_sums, weights
 
 pytestmark = INTERPRETED
@@ -152,7 +152,7 @@ def test_no_segments_and_no_tokens_give_empty_and_zero_rows() -> None:
 def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) -> None:
     begins = [gap + sum(lengths[:i]) for i in range(len(lengths))]
     bounds = torch.tensor([(b, b + n) for b, n in zip(begins, lengths, strict=True)]).long().reshape(-1, 2)
-    plan = make_plan(bounds, torch.device("cpu"))
+    plan = plan_chunks(bounds, torch.device("cpu"))
     chunks, splits = plan.chunks.reshape(-1, 3), plan.splits.reshape(-1, 3)
     assert plan.counts.tolist() == lengths
     joined = {row: [row] for row in range(len(lengths))}

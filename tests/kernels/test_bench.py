@@ -10,8 +10,6 @@ from bench.score_speed import gemm_operations, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
 from gaincurate_kernels.reference import quadratic
 
-SHAPE = bench.Shape(96, 48, 32, torch.float32)
-
 
 def states() -> torch.Tensor:
     return torch.randn(96, 48, generator=torch.Generator().manual_seed(0)) + 0.3
@@ -20,7 +18,7 @@ def states() -> torch.Tensor:
 @pytest.mark.parametrize("way", ["linear", "matrix in float32", "matrix in bfloat16"])
 def test_what_we_are_compared_with_computes_the_same(way: str) -> None:
     dtype = torch.bfloat16 if "bfloat16" in way else torch.float32
-    intra, inter = bench.linear(states(), 32) if way == "linear" else bench.pairwise(states(), 32, dtype)
+    intra, inter = bench.linear(states(), 32) if way == "linear" else bench.pairwise(states(), dtype, 32)
     for row in range(3):
         expected = quadratic(states()[32 * row : 32 * row + 32], 8, 32)
         got = (float(intra[row]), float(inter[row]))

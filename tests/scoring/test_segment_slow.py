@@ -116,7 +116,7 @@ def test_a_slow_tokenizer_whose_tokens_do_not_give_the_text_back_is_refused() ->
 def test_a_prompt_too_long_to_be_decoded_token_by_token_is_refused_before_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gaincurate.scoring.segment.decoded_offsets", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(SlowByteLevel, "decode", Mock(side_effect=AssertionError))
     slow = SlowByteLevel(templates.byte_level(BY_NAME["qwen2.5"].template), add_bos=False)
     cases: list[tuple[dict[str, Any], str, bool]] = [
         ({"max_length": 50}, "tokens and the limit is 50", True),

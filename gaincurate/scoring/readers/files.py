@@ -1,9 +1,9 @@
-"""One reader per file format: a schema, a number of rows, and batches of rows from any row on.
+"""One reader per file format: a schema, the number of rows, and batches of rows from any row on.
 
-Every reader streams and can begin at any row, because a run that was killed goes on in the middle of a file.
+Every reader streams and can start at any row, because a killed run resumes in the middle of a file.
 
-Types of a text file (JSON lines, a JSON array, CSV) are found over the whole file before the first batch, so
-that a column that is empty for a million rows does not change its type after them.
+The types of a text file (JSON lines, a JSON array, CSV) are inferred from the whole file before the first
+batch, so that a column that is empty for a million rows keeps its type.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ Row = dict[str, Any]
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_ARRAY = 1 << 30  # bytes
 _CSV_BLOCK = 1 << 23
-# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
+# A number that a double stores as written: no leading zero, at most 15 digits before the point.
 _FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-# What Arrow and Python say of a value that is not, or cannot be, of a type.
+# The errors of Arrow and Python for a value that does not fit a type.
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A part of the source: its columns and types, and how many rows it has.
+    """A part of the source: its columns and types, and its number of rows.
 
-    `raw` takes the schema that is wanted, for a format whose rows fit any, and a number of rows to skip. It
-    gives the other rows, in batches of any size. `notes` are sentences for the user.
+    `raw` takes a schema, which formats without types of their own follow, and the number of rows to skip. It
+    returns the other rows in batches of any size. `notes` are sentences for the user.
     """
 
     path: Path
@@ -61,9 +61,9 @@ class Reader:
     notes: tuple[str, ...] = ()
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """The rows after so many, cast to a schema of which the part may lack columns."""
+        """The rows after the first `skip`, cast to `schema`; a column that the part lacks is null."""
         for batch in self.raw(schema, skip):
-            # A file's own batch may be the whole file, and its rows become Python objects further on.
+            # A batch may be a whole file, and its rows become Python objects later.
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 if not part.schema.equals(schema):
@@ -81,13 +81,22 @@ class Reader:
 
 
 def open_file(path: Path) -> Reader:
-    """The reader for a file by its name; the caller has checked that the name is supported."""
+    """The reader for a file with one of the known suffixes; raises a SourceError for a damaged file."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        return Reader(path, *parquet_head(path, unreadable_as(path, "Parquet")), partial(_parquet, path))
+        refuse = unreadable_as(path, "Parquet")
+        schema, rows = parquet_head(path, refuse)
+        return Reader(
+            path, schema, rows, lambda _, skip: parquet_batches(path, refuse, rows=BATCH_ROWS, skip=skip)
+        )
     if name.endswith(".arrow"):
-        schema, batches = ipc_batches(path, unreadable_as(path, "Arrow"))
-        return Reader(path, schema, sum(batch.num_rows for batch in batches), partial(_arrow, path))
+        refuse = unreadable_as(path, "Arrow")
+        schema, batches = ipc_batches(path, refuse)
+
+        def arrow(_: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+            return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
+
+        return Reader(path, schema, sum(batch.num_rows for batch in batches), arrow)
     return _open_csv(path) if name.endswith(".csv") else _open_json(path)
 
 
@@ -97,22 +106,13 @@ def refused(path: Path | str, why: str, **data: Any) -> SourceError:
 
 
 def unreadable_as(path: Path, kind: str) -> Refuse:
-    """Makes the error for a file that is no whole file of its kind."""
+    """A function that makes the error for a file that is damaged or of another kind."""
     end = "Is it complete, and is its name's ending right?"
     return lambda why: refused(path, f" is no readable {kind} file: {why}. {end}")
 
 
-def _parquet(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    return parquet_batches(path, unreadable_as(path, "Parquet"), rows=BATCH_ROWS, skip=skip)
-
-
-def _arrow(path: Path, _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    refuse = unreadable_as(path, "Arrow")
-    return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
-
-
 def _after(skip: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches without their first rows."""
+    """The batches without their first `skip` rows."""
     for batch in batches:
         if skip < batch.num_rows:
             yield batch.slice(skip)
@@ -126,7 +126,7 @@ def _no_cast(path: Path, where: str, error: BaseException) -> SourceError:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked; what the file system or gzip says against it becomes a sentence."""
+    """The file's bytes, decompressed; errors of gzip and the file system become ours."""
     try:
         with cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             yield file
@@ -137,7 +137,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
-    """The objects of a JSON file in batches, with the places of each batch."""
+    """The objects of a JSON file in batches, each with its place in the file."""
     with _opened(path) as file:
         objects = json_rows(path, file)
         while chunk := list(islice(objects, BATCH_ROWS)):
@@ -147,29 +147,34 @@ def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
 def _open_json(path: Path) -> Reader:
     """A .json or .jsonl file, also gzipped: one object per line, or one array of objects.
 
-    It is read once, with one batch in memory, to check it and find its types. A column of lists or objects
-    that no Arrow type fits (`[["and", 2], ["not"]]`) is kept as JSON text.
+    It is read once, with one batch in memory, to check it and to infer its types. A column of lists or
+    objects that fits no Arrow type (`[["and", 2], ["not"]]`) is kept as JSON text.
     """
     kinds, rows, texts = dict[str, pa.DataType](), 0, set[str]()
     for place, batch in _chunks(path):
         names = dict.fromkeys(key for row in batch for key in row)
-        # Before their types are found: thousands of new keys in each row would take hours.
+        # Checked before types are inferred: thousands of new keys in each row would take hours.
         if len(names.keys() - kinds.keys()) + sum(map(_fields, kinds.values())) > MOST_COLUMNS:
             why = f"its objects have more than {MOST_COLUMNS:,} different keys"
             raise refused(path, f": {why}. Keep what varies in a list, or as text.")
         rows += len(batch)
         for name in names:
-            values = [row.get(name) for row in batch]
+            values = [_as_text(row.get(name)) if name in texts else row.get(name) for row in batch]
             try:
                 try:
-                    kinds[name] = _wider(kinds, name, _as_texts(values) if name in texts else values)
+                    # Widened: null to any type, integers to fractions, fields added.
+                    both = [
+                        pa.schema([(name, kind)])
+                        for kind in (kinds.get(name, pa.null()), pa.array(values).type)
+                    ]
+                    kinds[name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
                 except (pa.ArrowInvalid, pa.ArrowTypeError):
                     before = kinds.get(name, pa.null())
                     nested = pa.types.is_nested(before) or pa.types.is_null(before)
                     if not nested or not all(isinstance(value, dict | list | None) for value in values):
                         raise
                     texts.add(name)
-                    kinds[name] = pa.array(_as_texts(values)).type
+                    kinds[name] = pa.array(list(map(_as_text, values))).type
             except _UNFIT as error:
                 why = f"column {name!r} mixes types, or holds a value that no column can ({one_line(error)})"
                 text = f", {place}: {why}. Convert it, or leave the column out."
@@ -186,7 +191,7 @@ def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator
     for place, batch in _chunks(path):
         if skip < len(batch):
             for row in batch if texts else ():
-                row.update({name: _as_texts([row[name]])[0] for name in texts & row.keys()})
+                row.update({name: _as_text(row[name]) for name in texts & row.keys()})
             try:
                 yield pa.RecordBatch.from_pylist(batch[skip:], schema=schema)
             except _UNFIT as error:
@@ -194,24 +199,16 @@ def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator
         skip = max(0, skip - len(batch))
 
 
-def _wider(kinds: dict[str, pa.DataType], name: str, values: list[Any]) -> pa.DataType:
-    """The type of a column after more values: null to anything, integers to fractions, fields added."""
-    both = [pa.schema([(name, kind)]) for kind in (kinds.get(name, pa.null()), pa.array(values).type)]
-    return pa.unify_schemas(both, promote_options="permissive").field(0).type
-
-
 def _fields(kind: pa.DataType) -> int:
     return 1 + sum(_fields(kind.field(place).type) for place in range(kind.num_fields))
 
 
-def _as_texts(values: list[Any]) -> list[Any]:
-    return [
-        json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value for value in values
-    ]
+def _as_text(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects, each with its place for messages; a SourceError for broken JSON or anything else."""
+    """The objects of a JSON file, each with its place; raises a SourceError for broken JSON or no object."""
     head = b""
     while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
         head = block
@@ -221,7 +218,7 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
         values = _parsed(path, "the array", file.read(_LONGEST_ARRAY + 1), _LONGEST_ARRAY)
         objects = ((f"item {number}", value) for number, value in enumerate(values, 1))
     else:
-        # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
+        # At most LONGEST_LINE bytes of a line: a few kilobytes of gzip can hold gigabytes.
         lines = enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1)
         objects = (
             (place, _parsed(path, place, line, LONGEST_LINE))
@@ -246,11 +243,11 @@ def _parsed(path: Path, place: str, data: bytes, longest: int) -> Any:
 
 
 def _open_csv(path: Path) -> Reader:
-    """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
+    """A .csv file with a header; a column is int64 or double if all its values are, else text."""
     names = [name for batch in islice(_csv_batches(path, {}), 1) for name in batch.schema.names]
     possible = {name: [pa.int64(), pa.float64()] for name in names}
     rows, filled = 0, dict.fromkeys(names, False)
-    for batch in _csv_batches(path, dict.fromkeys(names, pa.string())) if names else ():
+    for batch in _csv_batches(path, dict.fromkeys(names, pa.string())):
         rows += batch.num_rows
         for name, column in zip(names, batch.columns, strict=True):
             values = column.filter(pc.not_equal(column, ""))
@@ -258,11 +255,7 @@ def _open_csv(path: Path) -> Reader:
             possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
     kinds = {name: (possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names}
     schema = pa.schema([(name, kinds[name]) for name in names])
-    return Reader(path, schema, rows, partial(_csv, path, kinds))
-
-
-def _csv(path: Path, kinds: dict[str, pa.DataType], _: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    return _after(skip, _csv_batches(path, kinds) if kinds else ())
+    return Reader(path, schema, rows, lambda _, skip: _after(skip, _csv_batches(path, kinds)))
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -274,7 +267,7 @@ def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.Recor
                 pacsv.ParseOptions(newlines_in_values=True),
                 pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=False),
             )
-            _ = reader.schema.names  # Arrow opens a header in another encoding, but cannot say it
+            _ = reader.schema.names  # raises for a header in another encoding, which Arrow opens
             yield from reader
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         text = one_line(error)
@@ -286,7 +279,7 @@ def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.Recor
 
 
 def _parses(values: pa.Array, kind: pa.DataType) -> bool:
-    """Whether every text stands for a value of `kind` and for no more: 007 is a text, not the number 7."""
+    """Whether every text is the written form of a value of `kind`: 007 is a text, not the number 7."""
     try:
         parsed = values.cast(kind)
     except pa.ArrowInvalid:

@@ -1,9 +1,9 @@
-"""DATA as a user names it (file, glob, folder, Hub id) to one stream of record batches with one schema.
+"""Turns DATA (a file, glob, folder or Hub id) into one stream of record batches with one schema.
 
 Several files are one source in the order of their names, so shards do not depend on how the data was split.
 
-Folders of `save_to_disk` and data sets on the Hub are read through the library `datasets`. It maps cached
-files and believes their offsets, so they are validated here before it reads them.
+Folders of `save_to_disk` and data sets on the Hub are read through the library `datasets`. It memory-maps
+cached files without checking their offsets, so the files are validated here first.
 """
 
 from __future__ import annotations
@@ -38,30 +38,27 @@ class Source:
     name: str
     schema: pa.Schema
     rows: int  # after `--limit`
-    fingerprint: str  # a hash of the files' bytes, or what `datasets` says of a Hub set
+    fingerprint: str  # a hash of the files' bytes, or the fingerprint of `datasets` for a Hub set
     readers: tuple[Reader, ...]
 
     def batches(self, start: int = 0) -> Iterator[pa.RecordBatch]:
-        """The rows from number `start` to the end (or the limit), in order."""
+        """The rows from number `start` to the end or the limit, in order."""
         position, skip = start, start
         for reader in self.readers:
-            if skip >= reader.rows:
-                skip -= reader.rows
-                continue
-            for batch in reader.batches(self.schema, skip):
+            for batch in reader.batches(self.schema, skip) if skip < reader.rows else ():
                 if position >= self.rows:
                     return
                 yield batch.slice(0, self.rows - position)
                 position += batch.num_rows
-            skip = 0
+            skip = max(0, skip - reader.rows)
 
     def first(self) -> pa.Table:
-        """Some first rows."""
+        """The first batch of rows."""
         return pa.Table.from_batches([next(self.batches())], self.schema)
 
 
 class Cursor:
-    """Reads row ranges of a source, in one pass as long as they ascend."""
+    """Reads row ranges of a source, in one pass if they ascend."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -70,10 +67,10 @@ class Cursor:
         self._rest: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows `start` to `stop` (exclusive) as one table; a SourceError where the source became shorter."""
+        """Rows `start` to `stop` (exclusive) as one table; raises a SourceError if the source shrank."""
         if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
-        # Rows between two ranges are read over: to open a text file again is to parse it from its top.
+        # Rows between two ranges are read and dropped: reopening a text file parses it from its start.
         parts = []
         while self._position < stop:
             batch = next(self._batches, None) if self._rest is None else self._rest
@@ -100,11 +97,11 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
         limit: take the first rows only.
 
     Raises:
-        SourceError: nothing there, nothing readable, no rows, or types that differ between files.
-        StorageError: the file system does not let us read it.
+        SourceError: the data does not exist, is not readable or has no rows, or files differ in types.
+        StorageError: the file system refused a read.
     """
-    if not data:  # it would be the working folder
-        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
+    if not data:  # Path("") would be the working folder
+        raise SourceError("DATA is an empty text; expected a file, a folder or a data set.")
     place, name = located(data), data
     try:
         if isinstance(place, Remote):
@@ -129,7 +126,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
 
 
 def _named(data: str, split: str | None) -> list[Path]:
-    """The files that a path or a pattern names, in the order of their names."""
+    """The files of a path or a pattern, in the order of their names."""
     path = Path(data)
     if path.is_file():
         paths = [path]
@@ -163,7 +160,7 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
     formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
     words = {p: re.split(r"[^a-zA-Z0-9]+", p.name) for p in paths}
     chosen = [p for p in paths if split is None or split in words[p]]
-    # The first word of a name that is one of a split.
+    # The first word in each name that is a split's.
     splits = {next((word for word in map(str.lower, words[p]) if word in _SPLITS), None) for p in paths}
     why = ""
     if not paths:
@@ -181,7 +178,7 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
 
 
 def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
-    """The first part's schema, widened where later parts need it."""
+    """The first part's schema, widened as later parts need it."""
     for names in (reader.schema.names for reader in readers):
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
@@ -195,14 +192,14 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             why = f" does not fit the files before it: {one_line(error)}"
             raise refused(reader.path, f"{why}. Score them apart, or make their columns alike.") from error
-    # A column that a part lacks is null there, whatever the others say.
+    # A column that a part lacks is null there, so it is nullable.
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
 
 def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    """A folder of `save_to_disk`, or a set on the Hub, `owner/name[:config][@revision]`; its fingerprint."""
+    """The reader and fingerprint of a `save_to_disk` folder or Hub set `owner/name[:config][@revision]`."""
     try:
         import datasets
     except ImportError as error:
@@ -213,7 +210,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
     saved = Path(data).is_dir()
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
-    known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+    broken = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
     loaded: Any
     try:
         if saved:
@@ -222,7 +219,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
         else:
             what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
             loaded = datasets.load_dataset(name, config or None, revision=revision or None)
-    except (*known, datasets.exceptions.DatasetsError) as error:
+    except (*broken, datasets.exceptions.DatasetsError) as error:
         # Its own sentence names the cause: absent, private, damaged, made by a script.
         raise refused(data, f" {what}: {one_line(error)}") from error
     if isinstance(loaded, dict):
@@ -233,7 +230,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
             raise refused(data, f" has {asked}; choose one with --split: {', '.join(loaded)}.")
         loaded = loaded[split]
     files = sorted({Path(entry["filename"]) for entry in loaded.cache_files})
-    for path in files:  # the library maps these files and believes them
+    for path in files:  # the library maps these files without checks
         refuse = unreadable_as(path, "Arrow")
         for batch in ipc_batches(path, refuse)[1]:
             validate(batch, path, refuse)
