@@ -17,7 +17,7 @@ from gaincurate.report.parts import (
     Heading,
     Part,
     Picture,
-    Table,
+    TableBlock,
     count,
     number,
     plain,
@@ -93,7 +93,7 @@ def _final(comparison: Json) -> Part:
     return Part("final", "At the end", blocks)
 
 
-def _verdicts(comparison: Json) -> Table:
+def _verdicts(comparison: Json) -> TableBlock:
     baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
     several = comparison["setting"]["claim"] != THESE
     controlled = any(arm["control"] for arm in comparison["arms"])
@@ -110,7 +110,7 @@ def _verdicts(comparison: Json) -> Table:
         cells += _against(arm["against_length"])
         cells += [arm["control"] or "", *_against(arm["against_control"])] if controlled else []
         rows.append([*cells, reached_at(comparison, arm)])
-    return Table("Verdicts", [*head, f"at {baseline}'s end after"], rows)
+    return TableBlock("Verdicts", [*head, f"at {baseline}'s end after"], rows)
 
 
 def _against(difference: Json | None) -> tuple[str, str]:

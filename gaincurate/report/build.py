@@ -32,9 +32,9 @@ from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report.document import FORMAT, ROUND, About, Column, Document, GroupRate, Outcome, Scatter
+from gaincurate.report.document import FORMAT, ROUND, About, ColumnInfo, Document, GroupRate, Outcome, Scatter
 from gaincurate.report.relations import Pair, relate
-from gaincurate.report.table import LENGTH, Table, read_table
+from gaincurate.report.table import LENGTH, NumericTable, read_table
 from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
@@ -52,7 +52,7 @@ Policy = tuple[PassRates, list[str]]  # pass rates under the policy's name, and 
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedPolicy:
     """One policy's pass rates, their facts for the report, and those of each group with observed prompts."""
 
     rates: PassRates
@@ -128,7 +128,7 @@ def report(
     )
 
 
-def _wasted(observed: Sequence[Observed]) -> Estimate | None:
+def _wasted(observed: Sequence[ObservedPolicy]) -> Estimate | None:
     """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
     for each in observed:
         rates = each.rates
@@ -138,7 +138,7 @@ def _wasted(observed: Sequence[Observed]) -> Estimate | None:
     return None
 
 
-def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
+def _made_of(scored: ScoredSet, table: NumericTable, observed: Sequence[ObservedPolicy]) -> frozenset[Pair]:
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
     pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
@@ -214,7 +214,7 @@ def observed_table(
     success: float | None = None,
     group_column: str | None = None,
     columns: Sequence[str] = (),
-) -> tuple[Table, list[Observed]]:
+) -> tuple[NumericTable, list[ObservedPolicy]]:
     """The columns of a report, with a column for each policy's pass rates and one for its p (1 - p).
 
     Arguments and errors are those of `report.build.report`.
@@ -283,13 +283,13 @@ def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
 
 def _observe(
     scored: ScoredSet,
-    table: Table,
+    table: NumericTable,
     ids: pa.Array,
     source: str,
     path: Path,
     rates: PassRates,
     notes: list[str],
-) -> Observed:
+) -> ObservedPolicy:
     """Put a policy's pass rates into the table."""
     places = pc.index_in(pa.array(rates.ids, pa.string()).cast(ids.type), value_set=ids)
     in_set = places.is_valid().to_numpy(zero_copy_only=False)
@@ -306,11 +306,11 @@ def _observe(
     name, learnability = _free(table, f"pass rate ({rates.name})"), None
     made = f"{'rollouts' if source == 'rollouts' else 'a run'}: {path}"
     meaning = "share of rollouts that were right, 0 to 1"
-    table.add(Column(name, "pass-rate", meaning, made), wins / (wins + losses))
+    table.add(ColumnInfo(name, "pass-rate", meaning, made), wins / (wins + losses))
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
         meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
-        table.add(Column(learnability, "learnability", meaning, made), variance)
+        table.add(ColumnInfo(learnability, "learnability", meaning, made), variance)
     outcome = Outcome(
         name=name,
         learnability=learnability,
@@ -336,10 +336,10 @@ def _observe(
             varying = None if np.isnan(varies).all() else float(np.nanmean(varies))
             figures = len(won), float(np.mean(won / (won + lost))), teaches, varying
             groups.append(GroupRate(name, group, *figures))
-    return Observed(rates, outcome, groups)
+    return ObservedPolicy(rates, outcome, groups)
 
 
-def _free(table: Table, name: str) -> str:
+def _free(table: NumericTable, name: str) -> str:
     """The name, with a number behind it where the table has it already."""
     names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
     return next(free for free in names if free not in table.values)

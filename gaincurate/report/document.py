@@ -53,7 +53,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnInfo:
     """A column of numbers that the report is about."""
 
     name: str  # how figures refer to it
@@ -63,7 +63,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignalVerdict:
     """The verdict on one signal."""
 
     signal: str  # its column
@@ -91,8 +91,8 @@ class Document:
     unknown: str | None  # what cannot be said with what was given, and the command that finds it out
     wasted: Estimate | None
     """The share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts."""
-    verdicts: list[Verdict]  # one for each signal, in the set's order
-    columns: list[Column]  # every column of numbers in here
+    verdicts: list[SignalVerdict]  # one for each signal, in the set's order
+    columns: list[ColumnInfo]  # every column of numbers in here
     scatters: list[Scatter]  # each signal against length
     group_shares: list[GroupShare]  # each column against the groups; empty without a group column
     group_rates: list[GroupRate]

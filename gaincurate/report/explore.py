@@ -29,10 +29,10 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
-from gaincurate.report.document import Column, Outcome
+from gaincurate.report.document import ColumnInfo, Outcome
 from gaincurate.report.html import page
 from gaincurate.report.parts import shown
-from gaincurate.report.table import Groups, Table, is_number, likely_groups
+from gaincurate.report.table import Groups, NumericTable, is_number, likely_groups
 
 MOST = 50_000  # rows of a page, which browsers hold: with prompts of 300 characters it is 25 MB
 _CHARACTERS = 40_000_000
@@ -45,7 +45,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def to_html(
-    scored: ScoredSet, table: Table, *, outcomes: Sequence[Outcome] = (), report: str | None = None
+    scored: ScoredSet, table: NumericTable, *, outcomes: Sequence[Outcome] = (), report: str | None = None
 ) -> str:
     """The whole page of a set and its columns of numbers, with pass rates where there are any.
 
@@ -67,7 +67,7 @@ def to_html(
     )
 
 
-def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
+def page_data(scored: ScoredSet, table: NumericTable, outcomes: Sequence[Outcome] = ()) -> Json:
     """The input of the script: columns in the order of the set, numbers as little-endian arrays in base64."""
     rows, identity = sample(scored), scored.identity
     answer = identity["source"].get("answer_column")
@@ -149,7 +149,7 @@ def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
     }
 
 
-def _where(scored: ScoredSet, column: Column, rates: Mapping[str, Any]) -> str | None:
+def _where(scored: ScoredSet, column: ColumnInfo, rates: Mapping[str, Any]) -> str | None:
     """A column of the table as `--where` takes it; None where no condition can name its numbers."""
     if column.name in rates:
         return "pass_rate"

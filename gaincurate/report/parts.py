@@ -34,7 +34,7 @@ _SHARES = {
 Spec = dict[str, Any]  # a picture in Vega-Lite's grammar, of which `html.draw` makes a drawing
 
 
-class Figure(NamedTuple):
+class FigureText(NamedTuple):
     """A number, the ends of its 95 % interval and half the width of it, as texts."""
 
     value: str
@@ -42,7 +42,7 @@ class Figure(NamedTuple):
     half: str = ""
 
 
-Cell = str | Figure
+Cell = str | FigureText
 
 
 class Heading(str):
@@ -54,7 +54,7 @@ class Legend(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableBlock:
     """Rows under a caption, of which the first column has the names.
 
     Columns with the heads `left` hold words, and that with the head `text` a text of the data. A page shows
@@ -80,7 +80,7 @@ class Picture:
     wide: bool = False
 
 
-Block = str | Table | Picture | Sequence[Picture] | Mapping[str, Any]
+Block = str | TableBlock | Picture | Sequence[Picture] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Part:
     detail: bool = False
 
 
-def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> Table:
+def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> TableBlock:
     """A table of values of the document: a row each, its columns the names of their fields or keys.
 
     Without `columns`, which are separated by spaces, they are the keys of the first row.
@@ -103,7 +103,7 @@ def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -
         [cell(name, row[name] if isinstance(row, Mapping) else getattr(row, name)) for name in names]
         for row in rows
     ]
-    return Table(caption, [name.replace("_", " ") for name in names], cells, **more)
+    return TableBlock(caption, [name.replace("_", " ") for name in names], cells, **more)
 
 
 def cell(name: str, value: Any) -> Cell:
@@ -119,14 +119,14 @@ def cell(name: str, value: Any) -> Cell:
     return count(value) if isinstance(value, int) else number(value)
 
 
-def figure(estimate: Estimate, text: Callable[[float | None], str]) -> Figure:
+def figure(estimate: Estimate, text: Callable[[float | None], str]) -> FigureText:
     """A figure with its interval; `text` writes its numbers."""
     low, high = estimate.low, estimate.high
     if low is None or high is None or low == high:  # nothing varied
-        return Figure(text(estimate.value))
+        return FigureText(text(estimate.value))
     half = (high - low) / 2
     width = f"±{half:.2f}" if half >= 0.005 else f"±{half:.1g}"
-    return Figure(text(estimate.value), f"{text(low)} to {text(high)}", width)
+    return FigureText(text(estimate.value), f"{text(low)} to {text(high)}", width)
 
 
 def shown(text: str) -> str:

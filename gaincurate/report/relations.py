@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gaincurate.core import stats
 from gaincurate.core.stats import Correlation, Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.report.document import ENDS, GroupShare, Lift, Relation
-from gaincurate.report.table import LENGTH, Table
+from gaincurate.report.table import LENGTH, NumericTable
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 Rows = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SignalEvidence:
     """All that is known of one signal."""
 
     signal: str
@@ -56,10 +56,10 @@ class Evidence:
     level: float = stats.LEVEL  # the confidence of each, 95 % over all
 
 
-Relations = tuple[list[Evidence], list[GroupShare], list[Relation], list[Lift]]
+Relations = tuple[list[SignalEvidence], list[GroupShare], list[Relation], list[Lift]]
 
 
-def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
+def relate(table: NumericTable, apart: Collection[Pair] = ()) -> Relations:
     """Everything about how the signals go together with length, groups and targets.
 
     A signal is judged by its relations with pass rates where there are any, else by those with levels. Pairs
@@ -76,7 +76,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     made = dict[Pair, Judged]()
     for rows, alike in by_rows.values():
         made.update(_judge(table, rows, alike, level))
-    batches, shares, evidence = lifts(table), list[GroupShare](), list[Evidence]()
+    batches, shares, evidence = lifts(table), list[GroupShare](), list[SignalEvidence]()
     lengths = table.values[LENGTH]
     bins = length_bins(lengths, Strata.one(table.rows)).codes
     for name, values in table.values.items():
@@ -90,7 +90,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
         if name in signals:
             by = [target for target in deciding if (name, target) in made]
             evidence.append(
-                Evidence(
+                SignalEvidence(
                     signal=name,
                     rows=count,
                     constant=bool(np.ptp(values[rows]) == 0),
@@ -106,7 +106,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     return evidence, shares, [made[pair].relation for pair in pairs], batches
 
 
-def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
+def _judge(table: NumericTable, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
     """Pairs that have the same rows, with all of their controls."""
     count = int(rows.sum())
     lengths, whole = table.values[LENGTH][rows], Strata.one(count)
@@ -175,7 +175,7 @@ def length_bins(lengths: Floats, groups: Strata) -> Strata:
     return Strata(codes)
 
 
-def lifts(table: Table) -> list[Lift]:
+def lifts(table: NumericTable) -> list[Lift]:
     """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
     measured = []
     for target in table.names("learnability"):

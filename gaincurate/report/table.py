@@ -22,7 +22,7 @@ from gaincurate.core.schema import PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats
 from gaincurate.errors import InputError
-from gaincurate.report.document import Column
+from gaincurate.report.document import ColumnInfo
 
 LENGTH = "gc_question_tokens"
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", LENGTH)
@@ -63,17 +63,17 @@ class Groups:
 
 
 @dataclass
-class Table:
+class NumericTable:
     """The columns of numbers of a report, in order; `values[name]` is `[rows]`, NaN where there is none."""
 
     rows: int
-    columns: list[Column] = field(default_factory=list)
+    columns: list[ColumnInfo] = field(default_factory=list)
     values: dict[str, Floats] = field(default_factory=dict)
     groups: Groups | None = None
     group_how: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def add(self, column: Column, values: Floats) -> None:
+    def add(self, column: ColumnInfo, values: Floats) -> None:
         """One more column, unless it has no value at all."""
         if np.isnan(values).all():
             self.notes.append(f"{column.name} has no value in any row and was left out.")
@@ -86,7 +86,9 @@ class Table:
         return [column.name for column in self.columns if column.role in roles]
 
 
-def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()) -> Table:
+def read_table(
+    scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()
+) -> NumericTable:
     """Read what a report needs of a set; for the arguments see `report.build.report`.
 
     Raises:
@@ -94,16 +96,16 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
     """
     if not len(scored):
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
-    table, computed = Table(len(scored)), scored.computed_columns()
+    table, computed = NumericTable(len(scored)), scored.computed_columns()
     for name, kind in fields(scored.schema):
         if name.startswith(PREFIX) and name not in _COUNTS and is_number(kind):
             how = computed[name].get("how") if name in computed else None
             facts = how if isinstance(how, dict) else {}
             made = str(facts.get("made_by", "computed")) if name in computed else "scored"
             meaning = str(facts.get("meaning", _MEANINGS.get(name, "a column of scores")))
-            table.add(Column(name, "signal", meaning, made), numbers(read_column(scored, name)))
+            table.add(ColumnInfo(name, "signal", meaning, made), numbers(read_column(scored, name)))
     meaning, made = "tokens of the question", "counted when the set was scored"
-    table.add(Column(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
+    table.add(ColumnInfo(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
     _add_levels(scored, table, columns)
     if group_column is not None:
         table.groups, table.group_how = _named_groups(scored, group_column), "named by --group-column"
@@ -117,7 +119,7 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
     return table
 
 
-def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
+def _add_levels(scored: ScoredSet, table: NumericTable, named: Sequence[str]) -> None:
     other = list[str]()
     named_first = {name: _kind(scored, "--columns", name) for name in named} | _source_columns(scored)
     for name, kind in named_first.items():
@@ -132,7 +134,7 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
         elif is_text(kind):
             read = levels(read_column(scored, name))
         if read is not None:
-            table.add(Column(name, "difficulty", read[1], "source"), read[0])
+            table.add(ColumnInfo(name, "difficulty", read[1], "source"), read[0])
             table.notes += [] if name in named else [f"{name} was taken for a level by its name."]
         elif name in named:
             raise InputError(

@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 
 from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.document import Document, Kind, Lift, SignalVerdict
 from gaincurate.report.parts import listed
-from gaincurate.report.relations import Evidence, Judged
+from gaincurate.report.relations import Judged, SignalEvidence
 from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
@@ -47,11 +47,11 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
 """The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
 
 
-def verdict(evidence: Evidence, group: str | None) -> Verdict:
+def verdict(evidence: SignalEvidence, group: str | None) -> SignalVerdict:
     """The verdict on a signal: that of the target of which it tells most. `group` is the column of groups."""
     kind, judged = _decide(evidence)
     sort = sort_by(evidence) if kind == "tells-more" else None
-    return Verdict(
+    return SignalVerdict(
         signal=evidence.signal,
         verdict=kind,
         sentence=evidence.signal + _sentence(evidence, kind, judged, sort, group),
@@ -66,7 +66,7 @@ def verdict(evidence: Evidence, group: str | None) -> Verdict:
     )
 
 
-def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
+def _decide(evidence: SignalEvidence) -> tuple[Kind, Judged | None]:
     """The verdict and the relation that decided; without targets only what a signal is can be said."""
     if evidence.constant or evidence.rows < _LEAST:
         return "not-enough-rows", None
@@ -89,7 +89,7 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
     return "no-outcomes-to-judge", None
 
 
-def _by_length(evidence: Evidence) -> bool:
+def _by_length(evidence: SignalEvidence) -> bool:
     """Whether length explains a signal, by a monotone or by any other relation."""
     return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
 
@@ -154,7 +154,7 @@ def _low(lift: Lift, looks: int) -> float:
     return value * float((low / value) ** wider)
 
 
-def sort_by(evidence: Evidence) -> Lift | None:
+def sort_by(evidence: SignalEvidence) -> Lift | None:
     """The end to train on first: surely better than chance, and better than length can pick."""
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
@@ -164,7 +164,7 @@ def sort_by(evidence: Evidence) -> Lift | None:
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None
 
 
-def _banner(evidence: Evidence) -> str:
+def _banner(evidence: SignalEvidence) -> str:
     """The warning for a signal that length explains."""
     name, length, explained = evidence.signal, evidence.length, evidence.explained or 0.0
     if abs(length.value or 0.0) >= math.sqrt(explained) - 0.1:
@@ -180,7 +180,7 @@ def _banner(evidence: Evidence) -> str:
 
 
 def _sentence(
-    evidence: Evidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
+    evidence: SignalEvidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
 ) -> str:
     """The verdict in words behind the signal's name, with the advice whether to sort by it."""
     length = _shown(evidence.length)
@@ -229,7 +229,7 @@ def _sentence(
     return sentences[kind]
 
 
-def _advice(evidence: Evidence, sort: Lift | None) -> str:
+def _advice(evidence: SignalEvidence, sort: Lift | None) -> str:
     """The advice for a signal that tells more."""
     if not evidence.lifts:
         return "What sorting by it is worth for training is not known without pass rates."
@@ -246,7 +246,7 @@ def _advice(evidence: Evidence, sort: Lift | None) -> str:
     return f"{where}: do not sort by it."
 
 
-def _instead(evidence: Evidence) -> str:
+def _instead(evidence: SignalEvidence) -> str:
     """The advice for a signal that adds nothing."""
     if not evidence.lifts:
         return "Sort by length, if at all: that needs no model."
@@ -260,7 +260,7 @@ def _instead(evidence: Evidence) -> str:
     )
 
 
-def _shuffling(evidence: Evidence) -> str:
+def _shuffling(evidence: SignalEvidence) -> str:
     """The advice for a signal that tells nothing."""
     if (best := best_end(evidence.lifts, evidence.signal)) is None:
         return ": sorting by it is no better than shuffling."
@@ -278,7 +278,7 @@ def _needed(judged: Judged, inside: str) -> str:
     return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} would do)"
 
 
-def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
+def headline(verdicts: Sequence[SignalVerdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
     """Whether to sort by any signal, given the ends that are worth a trial and the roles of all columns."""
     names = [verdict.signal for verdict in verdicts]
     if not names:
@@ -378,7 +378,7 @@ class Step(NamedTuple):
     command: str | None = None
 
 
-def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
+def answer(document: Document, verdict: SignalVerdict) -> tuple[str, Tone]:
     """Whether to sort by a signal, in a word or two."""
     if verdict.sort_first is not None:
         return "Worth a trial", "yes"
@@ -387,16 +387,16 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
     return ANSWERS[verdict.verdict]
 
 
-def alike(document: Document) -> list[list[Verdict]]:
+def alike(document: Document) -> list[list[SignalVerdict]]:
     """Verdicts with one answer together; those that are worth a trial come first, one by one."""
-    rows: dict[tuple[str, str | None], list[Verdict]] = {}
+    rows: dict[tuple[str, str | None], list[SignalVerdict]] = {}
     for each in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
         alone = each.signal if each.sort_first is not None else None
         rows.setdefault((each.verdict, alone), []).append(each)
     return list(rows.values())
 
 
-def likewise(others: Sequence[Verdict]) -> str:
+def likewise(others: Sequence[SignalVerdict]) -> str:
     """The sentence after the first of several verdicts of one kind."""
     return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 

@@ -13,13 +13,13 @@ import pytest
 from column_sets import column_set
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.report.table import Table, levels, read_table
+from gaincurate.report.table import NumericTable, levels, read_table
 
 LENGTHS = np.arange(3, 15)
 SCORES = {"gc_angle": np.linspace(0, 1, 12)}
 
 
-def read(folder: Path, source: dict[str, Any], **options: Any) -> Table:
+def read(folder: Path, source: dict[str, Any], **options: Any) -> NumericTable:
     return read_table(ScoredSet(column_set(folder / "set", LENGTHS, SCORES, source)), **options)
 
 
