@@ -188,8 +188,7 @@ def _pools(arms: int, apart: Sequence[int]) -> list[list[int]]:
 
 def _half(draws: Floats) -> Floats:
     """Half the width of 95 % intervals of draws around 0."""
-    half: Floats = np.quantile(abs(draws), MASS, axis=0)
-    return half
+    return np.asarray(np.quantile(abs(draws), MASS, axis=0))
 
 
 def _difference(arm: str, value: float, alone: float, joint: float, power: float) -> Difference:
@@ -226,18 +225,12 @@ def reached(
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         shares, ratios = walks / budget, walks / walks[base]
-    return [
-        Reached(
-            arm,
-            _finite(walks[k, 0]),
-            _finite(shares[k, 0]),
-            _finite(ratios[k, 0]),
-            _ends(shares[k, 1:]),
-            _ends(ratios[k, 1:]),
-            float(np.mean(np.isinf(walks[k, 1:]))) if len(resampled.draws) else None,
-        )
-        for k, arm in enumerate(arms)
-    ]
+    rows = []
+    for arm, walk, share, ratio in zip(arms, walks, shares, ratios, strict=True):
+        missed = float(np.mean(np.isinf(walk[1:]))) if len(resampled.draws) else None
+        measured = (_finite(values[0]) for values in (walk, share, ratio))
+        rows.append(Reached(arm, *measured, _ends(share[1:]), _ends(ratio[1:]), missed))
+    return rows
 
 
 def _finite(value: float) -> float | None:
@@ -278,7 +271,7 @@ class Resampled:
     apart: list[int]
 
 
-def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, seed: int = 0) -> Resampled:
+def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000) -> Resampled:
     """Resample seeds, and prompts within their tasks.
 
     `accuracy` is mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1], and `tasks` are each prompt's
@@ -294,13 +287,13 @@ def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, 
     begins, size = (np.repeat(each, sizes) for each in (np.cumsum(sizes) - sizes, sizes))
     weights = np.empty((draws, prompts))
     for draw in range(draws):
-        places = begins + (uniforms(seed, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
+        places = begins + (uniforms(0, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
         weights[draw] = np.bincount(order[places], minlength=prompts) / prompts
     drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
     apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
     residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
     for pool in _pools(arms, apart):
-        drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
+        drawn[:, pool] += _seed_parts(residuals[pool], draws, pool[0])
     return Resampled(curves, drawn, apart)
 
 
@@ -316,9 +309,7 @@ def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
     member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
 
     def within(values: Floats) -> Floats:
-        means: Floats = values @ member / sizes
-        centred: Floats = values - means[..., tasks]
-        return centred
+        return np.asarray(values - (values @ member / sizes)[..., tasks])
 
     by_prompt = within(accuracy.mean(axis=2))
     shared = by_prompt.mean(axis=0)
@@ -335,11 +326,10 @@ def _scaled(parts: Floats, noise: Floats, freedom: int) -> Floats:
     drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
     left = drawn * parts.shape[-1] / freedom - noise
     factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
-    scaled: Floats = parts * np.sqrt(factor)[..., None]
-    return scaled
+    return np.asarray(parts * np.sqrt(factor)[..., None])
 
 
-def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats:
+def _seed_parts(residuals: Floats, draws: int, stream: int) -> Floats:
     """Means of as many residuals as there are seeds, drawn from all arms of a pool, `[draws, arms, marks]`.
 
     Whole curves at a time. A factor of each draw, which all arms of the pool share, makes them follow
@@ -349,9 +339,9 @@ def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats
     pool = residuals.transpose(0, 2, 1).reshape(arms * seeds, marks)
     freedom, parts = arms * (seeds - 1), np.empty((draws, arms, marks))
     for draw in range(draws):
-        chosen = uniforms(seed, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
+        chosen = uniforms(0, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
         means = pool[chosen.astype(np.int64)].reshape(arms, seeds, marks).mean(axis=1)
-        parts[draw] = means * student(freedom, uniforms(seed, draw, _SPREAD + 16 * stream, 0, freedom + 2))
+        parts[draw] = means * student(freedom, uniforms(0, draw, _SPREAD + 16 * stream, 0, freedom + 2))
     return parts
 
 

@@ -48,7 +48,8 @@ _FAR = 1.5  # times the middle's width: a column that is wider than that has far
 _LEAST = 10  # rows of quartiles
 EXAMPLES = 5  # rows that are shown of a check
 DUPLICATES = HygieneOptions(("duplicates",))
-Policy = tuple[PassRates, list[str]]  # pass rates under the policy's name, and notes
+Policy = tuple[str, Path, PassRates, list[str]]
+"""`Outcome.source`, where it was read, pass rates under the policy's name, and notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +221,7 @@ def observed_table(
     Arguments and errors are those of `report.build.report`.
     """
     table = read_table(scored, group_column=group_column, columns=columns)
-    policies = [
-        ("rollouts", Path(path), *policy)
-        for path in rollouts
-        for policy in _read(Path(path), success, scored)
-    ]
+    policies = [policy for path in rollouts for policy in _read(Path(path), success, scored)]
     if run is not None:
         opened = Run(run)
         if opened.scored.manifest_hash != scored.manifest_hash:
@@ -234,12 +231,11 @@ def observed_table(
         if any(path.exists() and path.stat().st_size for path in paths):
             strategy = opened.config.strategy
             drawn = f"The prompts were drawn by {strategy}: what holds among them need not hold elsewhere."
-            rates, notes = _of_rounds(pass_rates_of(opened.folder), opened.folder)
-            policies.append(("run", opened.folder, rates, [*notes, drawn]))
+            policies.append(_of_rounds("run", pass_rates_of(opened.folder), opened.folder, drawn))
         else:
             table.notes.append(f"{opened.folder} has no outcomes yet.")
     ids = scored.column(ID).combine_chunks() if policies else None
-    return table, [_observe(scored, table, ids, *policy) for policy in policies]
+    return table, [_observe(scored, table, ids, policy) for policy in policies]
 
 
 def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
@@ -250,7 +246,8 @@ def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
         rates = of_rollouts(path, success)
         if not rates.ids:
             raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
-        return [(replace(rates, source={"hash": digest_files(sorted(path.rglob("*.arrow")))}), [])]
+        source = {"hash": digest_files(sorted(path.rglob("*.arrow")))}
+        return [("rollouts", path, replace(rates, source=source), [])]
     if success is not None:
         raise InputError(
             f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
@@ -259,16 +256,18 @@ def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
         )
     policies = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in policies):
-        return [_of_rounds(policies, path)]
+        return [_of_rounds("rollouts", policies, path)]
     names = [path.name if len(policies) == 1 else f"{path.name}, {rates.name}" for rates in policies]
-    return [(replace(rates, name=name), []) for name, rates in zip(names, policies, strict=True)]
+    renamed = [replace(rates, name=name) for name, rates in zip(names, policies, strict=True)]
+    return [("rollouts", path, rates, []) for rates in renamed]
 
 
-def _of_rounds(by_round: Sequence[PassRates], path: Path) -> Policy:
+def _of_rounds(source: str, by_round: Sequence[PassRates], path: Path, *notes: str) -> Policy:
     """All rounds of a run together."""
     rounds = [rates.round for rates in by_round if rates.round is not None]
     changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
-    return replace(pooled(by_round), name=path.name), [changed] if len(by_round) > 1 else []
+    pooled_rates = replace(pooled(by_round), name=path.name)
+    return source, path, pooled_rates, [*([changed] if len(by_round) > 1 else []), *notes]
 
 
 def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
@@ -281,16 +280,9 @@ def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
             yield from hashes_in(value, key)
 
 
-def _observe(
-    scored: ScoredSet,
-    table: NumericTable,
-    ids: pa.Array,
-    source: str,
-    path: Path,
-    rates: PassRates,
-    notes: list[str],
-) -> ObservedPolicy:
-    """Put a policy's pass rates into the table."""
+def _observe(scored: ScoredSet, table: NumericTable, ids: pa.Array, policy: Policy) -> ObservedPolicy:
+    """Add a policy's pass rates to the table."""
+    source, path, rates, notes = policy
     places = pc.index_in(pa.array(rates.ids, pa.string()).cast(ids.type), value_set=ids)
     in_set = places.is_valid().to_numpy(zero_copy_only=False)
     if not in_set.any():

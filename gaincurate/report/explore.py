@@ -31,7 +31,7 @@ from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
 from gaincurate.report.document import ColumnInfo, Outcome
 from gaincurate.report.html import page
-from gaincurate.report.parts import shown
+from gaincurate.report.parts import plain, shown
 from gaincurate.report.table import Groups, NumericTable, is_number, likely_groups
 
 MOST = 50_000  # rows of a page, which browsers hold: with prompts of 300 characters it is 25 MB
@@ -77,7 +77,8 @@ def page_data(scored: ScoredSet, table: NumericTable, outcomes: Sequence[Outcome
     for part in _parts(scored, rows, [ID, *heads]):
         ids += part.column(ID).to_pylist()
         texts += questions(part, identity)
-        answers += [] if answer is None else map(_as_text, column_values(part, answer))
+        values = [] if answer is None else column_values(part, answer)
+        answers += ("" if value is None else plain(value) for value in values)
     sizes = [len(text) for text in (*texts, *answers)]
     fitting = (length for length in _LONGEST if sum(min(size, length) for size in sizes) <= _CHARACTERS)
     longest = next(fitting, _LONGEST[-1])
@@ -131,12 +132,6 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
             yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
     kind = dict(fields(scored.schema))[groups.column]
     return {
@@ -162,8 +157,8 @@ def _where(scored: ScoredSet, column: ColumnInfo, rates: Mapping[str, Any]) -> s
 
 def _condition_name(name: str) -> str:
     """A column as `--where` takes it."""
-    plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
-    return name if plain else f"column({name!r})"
+    is_plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+    return name if is_plain else f"column({name!r})"
 
 
 def _numbers(values: Floats) -> Json:

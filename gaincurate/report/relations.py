@@ -11,7 +11,7 @@ mean pass rate.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -201,9 +201,8 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     Rows with the value at the border count in part. `rows` of the estimate are those that were picked.
     """
     rows = len(values)
-    overall = float(outcome.mean()) if rows else 0.0
     picked = max(1, round(rows * share))
-    if rows < 10 or overall <= 0 or np.ptp(values) == 0:
+    if rows < 10 or np.ptp(values) == 0 or (overall := float(outcome.mean())) <= 0:
         return Estimate(None, None, None, min(picked, rows))
     border = np.partition(values, rows - picked)[rows - picked]
     weights = (values > border).astype(float)
@@ -211,20 +210,14 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     weights[equal] = (picked - weights.sum()) / equal.sum()
     part = picked / rows
     top = float(np.mean(weights * outcome)) / part
-    # The border moves with the rows too: one more row above it pushes one like those at the border out.
-    at_border = _near(values, outcome, picked)
+    # The border moves with the rows too: one more row above it pushes out a row like those around it.
+    reach = max(1, round(picked * _NEAR))
+    low, high = max(0, rows - picked - reach), min(rows - 1, rows - picked + reach)
+    ends = np.partition(values, (low, high))[[low, high]]
+    at_border = float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())
     above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
     ratio = top / overall
     influence = above / overall - ratio * (outcome - overall) / overall
-    interval = stats.estimate(ratio, influence, scale="log", spent=2)
     if picked < 10 or stats.differing(outcome) < stats.DIFFERING:
         return Estimate(ratio, None, None, picked)
-    return Estimate(interval.value, interval.low, interval.high, picked)
-
-
-def _near(values: Floats, outcome: Floats, picked: int) -> float:
-    """The mean outcome around the border, all rows with the border's values included."""
-    reach = max(1, round(picked * _NEAR))
-    low, high = max(0, len(values) - picked - reach), min(len(values) - 1, len(values) - picked + reach)
-    ends = np.partition(values, (low, high))[[low, high]]
-    return float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())
+    return replace(stats.estimate(ratio, influence, scale="log", spent=2), rows=picked)
