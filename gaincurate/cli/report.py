@@ -76,12 +76,12 @@ def print_parts(parts: Sequence[Part]) -> None:
 
 def print_blocks(blocks: Sequence[Block]) -> None:
     """Print paragraphs and tables."""
-    from gaincurate.report.parts import Legend, TableBlock
+    from gaincurate.report.parts import Legend, Table
 
     for block in blocks:
         if isinstance(block, str) and not isinstance(block, Legend):
             output.say(f"  {block}", "  ")
-        elif isinstance(block, TableBlock) and not block.detail:
+        elif isinstance(block, Table) and not block.detail:
             output.text("")
             output.say(f"  {block.caption}", "  ")
             places = [name == block.text for name in block.head]

@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.artifact import RUN as RUN_FACTS
+from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import digest_json, make_folder, remove_temporaries
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
@@ -44,7 +43,7 @@ from gaincurate.schedule.run import Run, same_file
 from gaincurate.schedule.strategies.dots import DotsOptions
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
-RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
+RUN_FOLDER, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 TRAINED = 0.9  # the share of an arm's work that is training; the rest is judging
 STEP = "gaincurate/step"  # the key of a trainer's log entry with the cost of the step
 _OF_SCHEDULE = {"strategy", "by", "ascending", "rescore", "stratify", "clusters", "group_weights"}
@@ -89,7 +88,7 @@ class ArmJob:
             InputError: the strategy cannot do with the set or an option.
         """
         make_folder(self.folder)
-        if not (self.folder / RUN / RUN_FACTS).exists():
+        if not (self.folder / RUN_FOLDER / RUN).exists():
             start(self.schedule())
         settings = {"comparison": self.comparison, "arm": self.arm}
         task = {name: setting.model_dump(mode="json") for name, setting in settings.items()}
@@ -109,7 +108,7 @@ class ArmJob:
             {
                 **arm.model_dump(include=_OF_SCHEDULE),
                 "scored": comparison.scored,
-                "run": self.folder / RUN,
+                "run": self.folder / RUN_FOLDER,
                 "budget": prompts * steps,
                 # The budget lasts for as many where every completion has a single token, and one more.
                 "rounds": -(-comparison.budget_tokens // (prompts * steps * comparison.group)) + 1,
@@ -345,7 +344,7 @@ def train(job: ArmJob) -> None:
     class Callback(Marks, TrainerCallback):
         """Without the events that `Marks` has nothing to do with."""
 
-    run, comparison, replay = Run(job.folder / RUN), job.comparison, job.arm.replay
+    run, comparison, replay = Run(job.folder / RUN_FOLDER), job.comparison, job.arm.replay
     prompts = comparison.prompts_of(job.arm)
     settings = {
         "learning_rate": comparison.learning_rate,

@@ -17,10 +17,11 @@ import numpy as np
 
 from gaincurate.compare import verdict
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import OTHERS, THESE, Claim, Ints, Resampled
+from gaincurate.compare.verdict import OTHERS, THESE, Claim, Resampled
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_value
-from gaincurate.core.stats import Floats, spearman, spearman_given
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.stats import spearman, spearman_given
 from gaincurate.report.parts import listed
 
 BASELINE, SECOND = "uniform", "length"

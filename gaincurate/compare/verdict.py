@@ -23,10 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from gaincurate.core.rng import uniforms
-from gaincurate.core.stats import Floats
+from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.difficulty.metrics import beta_quantile
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
@@ -35,7 +33,6 @@ THESE: Claim = "these tasks"
 OTHERS: Claim = "other tasks like these"
 Interval = tuple[float, float]
 Pairs = Sequence[tuple[int, int]]  # the places of arms, and of the arm that each is compared with
-Ints = npt.NDArray[np.int64]
 MASS = 0.95
 FEWEST_TASKS = 5  # with fewer, counted by `task_count`, nothing is said of other tasks
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
@@ -82,7 +79,7 @@ def bands(resampled: Resampled) -> Floats | None:
     """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
     if not len(resampled.draws):
         return None
-    half = _half(resampled.draws - resampled.curves)
+    half = np.quantile(abs(resampled.draws - resampled.curves), MASS, axis=0)
     return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
 
 
@@ -101,7 +98,7 @@ def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list
     if not len(pairs):
         return []
     draws = resampled.draws[:, first, -1] - resampled.draws[:, second, -1] - values
-    alone = _half(draws)
+    alone = np.quantile(abs(draws), MASS, axis=0)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
     critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS)))
     return [
@@ -184,11 +181,6 @@ def _unknown(arms: Sequence[str], pairs: Pairs, values: Floats) -> list[Differen
 def _pools(arms: int, apart: Sequence[int]) -> list[list[int]]:
     """Arms whose seeds have one spread."""
     return [[arm for arm in range(arms) if arm not in apart], *([arm] for arm in apart)]
-
-
-def _half(draws: Floats) -> Floats:
-    """Half the width of 95 % intervals of draws around 0."""
-    return np.asarray(np.quantile(abs(draws), MASS, axis=0))
 
 
 def _difference(arm: str, value: float, alone: float, joint: float, power: float) -> Difference:

@@ -189,7 +189,7 @@ def _log_edges(lengths: Floats) -> Floats:
     """Even on a log axis, with no bin narrower than one token."""
     low, high = _middle(np.sort(lengths))
     low, high = max(low, 0.5), max(high, 1.0)
-    edges = np.geomspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = np.geomspace(low, high, BINS + 1)
     whole = np.unique(np.round(edges[1:-1]) + 0.5)
     inner = whole[(whole > low) & (whole < high)]
     return np.concatenate([[edges[0]], inner, [edges[-1]]])

@@ -8,12 +8,12 @@ the same sentences. The commands that show predictions of difficulty have their 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Bin, Estimate
 from gaincurate.difficulty.metrics import no_better_than_a_constant
-from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
+from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Relation
 from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, number, records, seconds, signed
 from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.table import LENGTH
@@ -69,10 +69,6 @@ def to_html(document: Document, explore: str | None = None) -> str:
     )
 
 
-def _targets(figures: Iterable[Relation | Lift]) -> list[str]:
-    return list(dict.fromkeys(figure.target for figure in figures))
-
-
 def _run(run: Json) -> Part:
     by, rounds = "" if run["by"] is None else f" by {run['by']}", run["rounds"]
     blocks: list[Block] = [
@@ -117,7 +113,7 @@ def _relations(document: Document) -> Part:
         "length and groups. Only the remainder is a reason to compute the signal, because question length "
         "needs no model."
     ]
-    for target in _targets(document.relations):
+    for target in dict.fromkeys(relation.target for relation in document.relations):
         relations = [relation for relation in document.relations if relation.target == target]
         names = [name for name in CONTROLS if getattr(relations[0], name) is not None]
         panels = [
@@ -144,7 +140,7 @@ def _lifts(document: Document) -> Part:
         "and in the middle, divided by the mean of all prompts. At 1, selecting by the column is no "
         "better than random."
     ]
-    for target in _targets(document.lifts):
+    for target in dict.fromkeys(lift.target for lift in document.lifts):
         lifts = [lift for lift in document.lifts if lift.target == target]
         ratios = {(lift.column, lift.end): lift.ratio for lift in lifts}
         names = list(dict.fromkeys(lift.column for lift in lifts))

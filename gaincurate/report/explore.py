@@ -24,9 +24,9 @@ from markupsafe import Markup
 from gaincurate.core.artifact import Json
 from gaincurate.core.columns import NO_GROUP, fields, is_text
 from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, take
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
 from gaincurate.report.document import ColumnInfo, Outcome
@@ -41,7 +41,6 @@ _SAMPLE = 2048  # embeddings that the map's two directions are taken from
 _ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")  # what a model did comes first
-Rows = npt.NDArray[np.int64]
 
 
 def to_html(
@@ -112,17 +111,16 @@ def page_data(scored: ScoredSet, table: NumericTable, outcomes: Sequence[Outcome
     }
 
 
-def sample(scored: ScoredSet, most: int = MOST) -> Rows:
+def sample(scored: ScoredSet, most: int = MOST) -> Ints:
     """Places of the rows that are shown, ascending: all, or those whose ids have the lowest BLAKE2b."""
     if len(scored) <= most:
         return np.arange(len(scored))
     ids = scored.column(ID).to_pylist()
-    hashes = (hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids)
-    chosen = heapq.nsmallest(most, zip(hashes, range(len(ids)), strict=True))
-    return np.sort(np.array([place for _, place in chosen], np.int64))
+    hashes = [hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids]
+    return np.sort(np.array(heapq.nsmallest(most, range(len(ids)), hashes.__getitem__), np.int64))
 
 
-def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.Table]:
+def _parts(scored: ScoredSet, rows: Ints, names: Sequence[str]) -> Iterator[pa.Table]:
     """These columns of the rows, shard by shard; `rows` is ascending."""
     start = 0
     for part in scored.tables(list(dict.fromkeys(names))):
@@ -132,7 +130,7 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
             yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
-def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
+def _group(scored: ScoredSet, groups: Groups, rows: Ints) -> Json:
     kind = dict(fields(scored.schema))[groups.column]
     return {
         "name": groups.column,
@@ -173,7 +171,7 @@ def _packed(values: npt.NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _plane(scored: ScoredSet, rows: Rows) -> tuple[Json | None, str | None]:
+def _plane(scored: ScoredSet, rows: Ints) -> tuple[Json | None, str | None]:
     """The map, or why there is none.
 
     It has the embeddings along two directions of the largest variance (PCA), and the shares of variance along

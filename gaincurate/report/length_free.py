@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as pt
 
 import gaincurate
 from gaincurate.core.artifact import Json
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats, Ranked, Strata, even_bins, spearman
+from gaincurate.core.stats import Ranked, Strata, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.table import LENGTH, is_number, numbers
 
 BINS = 20
-_SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
-Ints = npt.NDArray[np.int64]
 Way = Literal["residual", "rank-in-bin"]
 KNOTS, _DEGREE = 5, 3
 _FIT: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
@@ -71,7 +69,7 @@ def derive(
     if bins is not None and way != "rank-in-bin":
         raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
     bins = BINS if bins is None else bins
-    name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
+    name = name or f"gc_{signal.removeprefix('gc_')}_{way.replace('-', '_')}"
     if name in (signal, LENGTH):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
     meaning, rule = f"{signal} less its usual value at that {LENGTH}", _FIT
@@ -138,12 +136,10 @@ def residual(signal: Floats, length: Floats) -> Floats:
         raise InputError(
             f"a length of {length[there].min():g} has no logarithm; take --length-free rank-in-bin."
         )
+    distinct, inverse, counts = np.unique(length[there], return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, signal[there]) / counts
     left = np.full(len(signal), np.nan)
-    if there.any():
-        distinct, inverse = np.unique(length[there], return_inverse=True)
-        counts = np.bincount(inverse)
-        means = np.bincount(inverse, signal[there]) / counts
-        left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
+    left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
     return left
 
 

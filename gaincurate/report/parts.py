@@ -54,7 +54,7 @@ class Legend(str):
 
 
 @dataclass(frozen=True, slots=True)
-class TableBlock:
+class Table:
     """Rows under a caption, of which the first column has the names.
 
     Columns with the heads `left` hold words, and that with the head `text` a text of the data. A page shows
@@ -80,7 +80,7 @@ class Picture:
     wide: bool = False
 
 
-Block = str | TableBlock | Picture | Sequence[Picture] | Mapping[str, Any]
+Block = str | Table | Picture | Sequence[Picture] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Part:
     detail: bool = False
 
 
-def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> TableBlock:
+def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> Table:
     """A table of values of the document: a row each, its columns the names of their fields or keys.
 
     Without `columns`, which are separated by spaces, they are the keys of the first row.
@@ -103,7 +103,7 @@ def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -
         [cell(name, row[name] if isinstance(row, Mapping) else getattr(row, name)) for name in names]
         for row in rows
     ]
-    return TableBlock(caption, [name.replace("_", " ") for name in names], cells, **more)
+    return Table(caption, [name.replace("_", " ") for name in names], cells, **more)
 
 
 def cell(name: str, value: Any) -> Cell:

@@ -22,17 +22,7 @@ from gaincurate.report.build import report
 from gaincurate.report.contents import groups, to_html
 from gaincurate.report.document import GroupRate
 from gaincurate.report.html import prose
-from gaincurate.report.parts import (
-    Block,
-    FigureText,
-    Legend,
-    Part,
-    Picture,
-    TableBlock,
-    cell,
-    records,
-    typeset,
-)
+from gaincurate.report.parts import Block, FigureText, Legend, Part, Picture, Table, cell, records, typeset
 from gaincurate.report.verdict import alike
 from html_reader import Reader, read_whole
 
@@ -53,10 +43,10 @@ def test_the_columns_of_records_are_their_fields_by_what_they_hold() -> None:
 
 
 def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[str]) -> None:
-    table = TableBlock(
+    table = Table(
         "caption", ["name", "size"], [["a – b", FigureText("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]]
     )
-    hidden = TableBlock("hidden", ["name"], [["hidden"]], detail=True)
+    hidden = Table("hidden", ["name"], [["hidden"]], detail=True)
     blocks: list[Block] = ["text", Legend("hidden"), Picture({}, "hidden"), table, hidden]
     print_parts([Part("a", "Title", blocks), Part("b", "hidden", ["hidden"], detail=True)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
