@@ -24,8 +24,8 @@ _OVER = {
     ),
     "seconds": (
         "Against wall time",
-        "Seconds of training on this machine, with scoring again and reference rollouts; loading, judging "
-        "and the first scoring pass, which the set had before, are left out.",
+        "Seconds of training on this machine, with repeated scoring and reference rollouts; without loading, "
+        "judging and the first scoring pass.",
     ),
 }
 
@@ -70,7 +70,9 @@ def _final(comparison: Json) -> Part:
     ]
     names = ["arm", *(f"seed_{seed}" for seed in comparison["setting"]["seeds"])]
     seeds = [dict(zip(names, [arm["arm"], *arm["accuracy_by_seed"]], strict=True)) for arm in arms]
-    caption = "At the end; tokens ratio: tokens to the baseline's final accuracy, the arm's over the baseline's"
+    caption = (
+        "At the end; tokens ratio: tokens to the baseline's final accuracy, the arm's over the baseline's"
+    )
     blocks: list[Block] = [
         "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "
         f"{comparison['setting']['claim']} that hold for all arms of a family together.",
@@ -208,9 +210,8 @@ def _training(comparison: Json) -> Part:
     caption = "All seeds; with angle: rank correlation of the gradient's norm with the mean angle of a step"
     blocks: list[Block] = [
         "A group of rollouts teaches GRPO something only where its rewards differ: the share of such "
-        "prompts is what a strategy wants to raise. A higher share that does not end in a higher accuracy "
-        "is worth nothing. The mean reward rises as a strategy picks easier prompts as well as when the "
-        "model gets better.",
+        "prompts is what a strategy wants to raise. A higher share without a higher final accuracy is worth "
+        "nothing. The mean reward rises if a strategy picks easier prompts, and if the model improves.",
         *filter(None, pictures),
         records(caption, rows),
     ]
@@ -222,8 +223,8 @@ def _cost(comparison: Json) -> Part:
     rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
     columns = "arm training references scoring rescoring tokens steps seconds"
     blocks: list[Block] = [
-        "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a step "
-        "that is begun is ended.",
+        "The budget of an arm includes all of its costs. An arm may exceed it slightly, because a started "
+        "step is finished.",
         records("Tokens until the last mark, mean over seeds", rows, columns),
     ]
     return Part("cost", "What it cost", blocks)

@@ -6,13 +6,13 @@ hold at 95 % for the whole family. There are two claims, and each has a method o
 - "these tasks": other seeds and other prompts of the same tasks, resampled. Prompts are drawn within their
   tasks and together for all arms, seeds and marks, because all are judged on the same ones. The largest of
   the differences, each in units of its own interval, sets the width.
-- "other tasks like these": the tasks could have been others too. A task is one observation of a difference,
-  so there are as many as tasks, and Student's t is used. A percentile bootstrap of a dozen tasks is too
-  narrow. Bonferroni's correction makes the interval hold for the family.
+- "other tasks like these": other tasks too. Each task is one observation of a difference. The intervals are
+  Student's, because a percentile bootstrap of a dozen tasks is too narrow. Bonferroni's correction makes them
+  hold for the family.
 
-Seeds are few, so their spread is that of all arms together, except for an arm whose seeds differ far more
-than the others'. What a seed and a prompt, or a seed and a task, have together is counted once: it is part of
-the spread of the seeds, so it is taken out where it comes a second time.
+Seeds are few, so their spread is estimated from all arms together, except for an arm whose seeds differ far
+more than the others'. The interaction of seeds with prompts or tasks is part of the spread of the seeds, so
+it is subtracted from the spread of prompts or tasks.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ OTHERS: Claim = "other tasks like these"
 Interval = tuple[float, float]
 Pairs = Sequence[tuple[int, int]]  # the places of arms, and of the arm that each is compared with
 MASS = 0.95
-FEWEST_TASKS = 5  # with fewer, counted by `task_count`, nothing is said of other tasks
+FEWEST_TASKS = 5  # with fewer, by `task_count`, there is no claim about other tasks
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
 _PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
-_APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
+_APART = 0.05  # level of the test in `unlike`
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Difference:
 
     `interval` is for this arm alone, `joint` for all comparisons together; the answer goes by `joint`.
     `detectable` is the effect that would be seen in about 8 of 10 such comparisons. All three are None with
-    one seed, where nothing tells an arm's effect from a seed's.
+    one seed, because an arm's effect cannot be separated from the seed's.
     """
 
     arm: str
@@ -61,9 +61,9 @@ class Difference:
 class Reached:
     """The cost of an arm until its curve reached the baseline's final accuracy.
 
-    `spent` is None where it is not reached; `share` is that of the budget, `ratio` that of what the baseline
-    itself had spent when it first was there. An end of an interval is None where it is not reached there;
-    `missed` is the part of the draws in which it is not. Intervals are None with one seed.
+    `spent` is None if it did not. `share` is `spent` over the budget, `ratio` is `spent` over the baseline's
+    own cost until then. An end of an interval is None if the accuracy is not reached there; `missed` is the
+    share of draws that do not reach it. Intervals are None with one seed.
     """
 
     arm: str
@@ -133,7 +133,7 @@ def differences_over_tasks(
         return _unknown(arms, pairs, values)
     sizes = np.bincount(tasks)
     if len(sizes) < 2:
-        raise ValueError("one task says nothing of others")
+        raise ValueError("one task gives no evidence about others")
     member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
     parts = (accuracy @ member - whole[:, :, None] * sizes) / prompts  # [arms, seeds, tasks], sums to 0
     correction = len(sizes) / (len(sizes) - 1)
@@ -179,7 +179,7 @@ def _unknown(arms: Sequence[str], pairs: Pairs, values: Floats) -> list[Differen
 
 
 def _pools(arms: int, apart: Sequence[int]) -> list[list[int]]:
-    """Arms whose seeds have one spread."""
+    """The places of arms whose seeds share one spread, pool by pool."""
     return [[arm for arm in range(arms) if arm not in apart], *([arm] for arm in apart)]
 
 
@@ -232,7 +232,7 @@ def _finite(value: float) -> float | None:
 def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
     if not len(draws):
         return None
-    defined = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
+    defined = draws[~np.isnan(draws)]  # 0 / 0: the model at the start is at the target
     if not len(defined):
         return None, None
     low, high = np.quantile(defined, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
@@ -240,7 +240,7 @@ def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
 
 
 def first_reach(spent: Floats, curve: Floats, target: float) -> float:
-    """Where a curve first is at `target`, in a straight line between marks; infinite if it never is."""
+    """The cost at which a curve first reaches `target`, linear between marks; infinite if it never does."""
     k = int(np.argmax(curve >= target))
     if curve[k] < target:
         return math.inf
@@ -314,7 +314,7 @@ def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
 
 
 def _scaled(parts: Floats, noise: Floats, freedom: int) -> Floats:
-    """Parts `[..., prompts]` whose variance is what is left of their own without that of the noise."""
+    """Parts `[..., prompts]`, scaled so that their variance is their own less that of the noise."""
     drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
     left = drawn * parts.shape[-1] / freedom - noise
     factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)

@@ -1,11 +1,11 @@
-"""The report, put together from a scored set and what is known of its prompts.
+"""The report, assembled from a scored set and the observed outcomes of its prompts.
 
 Rollouts and the outcomes of a run are joined to the set by id, as columns of pass rates and of p (1 - p). The
 latter is estimated without bias from G rollouts, as G / (G - 1) times that of the observed rate, because the
 plain value is too low by a tenth with ten rollouts.
 
 The same inputs give the same document. No part grows with the rows: `gaincurate hygiene` lists all rows of a
-check. Bins span the middle of a column, because one far value would leave all others in one bin.
+check. Bins span the middle of a column, because an outlier would leave all other rows in one bin.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from gaincurate.schedule.run import Run
 
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)
-_TAIL = 0.002  # of the rows to either side may lie beyond the bins
-_FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
-_LEAST = 10  # rows of quartiles
-EXAMPLES = 5  # rows that are shown of a check
+_TAIL = 0.002  # share of the rows that may lie beyond the bins, on either side
+_FAR = 1.5  # times the width of the middle: a wider column has outliers
+_LEAST = 10  # rows in a bin that has quartiles
+EXAMPLES = 5  # rows of a check that are shown
 DUPLICATES = HygieneOptions(("duplicates",))
 Policy = tuple[str, Path, PassRates, list[str]]
 """`Outcome.source`, where it was read, pass rates under the policy's name, and notes."""
@@ -76,12 +76,12 @@ def report(
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
-        success: from which reward on a rollout of a rollout set is right.
-        group_column: the column of groups; found by name where it is not given.
-        columns: more columns to take for levels.
+        success: the reward from which a rollout of a rollout set is right.
+        group_column: the column of groups. Default: found by name.
+        columns: more columns to use as levels.
 
     Raises:
-        InputError: a column is not there, or what was given cannot be used with this set.
+        InputError: an unknown column, or inputs that do not fit this set.
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
@@ -130,7 +130,7 @@ def report(
 
 
 def _wasted(observed: Sequence[ObservedPolicy]) -> Estimate | None:
-    """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
+    """The share of a uniform step's groups that teach nothing, from the first random sample of rollouts."""
     for each in observed:
         rates = each.rates
         if each.outcome.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
@@ -140,11 +140,11 @@ def _wasted(observed: Sequence[ObservedPolicy]) -> Estimate | None:
 
 
 def _made_of(scored: ScoredSet, table: NumericTable, observed: Sequence[ObservedPolicy]) -> frozenset[Pair]:
-    """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
+    """Pairs of a computed column and pass rates that it was made from, which say nothing of each other."""
     pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
         left, seen, hashes, files = [name], set[str](), set[str](), set[str]()
-        while left:  # also by way of other computed columns
+        while left:  # also through other computed columns
             column = left.pop()
             how = computed.get(column, {}).get("how")
             if column not in seen and isinstance(how, dict):
@@ -154,7 +154,7 @@ def _made_of(scored: ScoredSet, table: NumericTable, observed: Sequence[Observed
                 left += how.get("of") or {}
         for each in observed:
             outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.source)})
-            if same or Path(outcome.path).name in files:  # a run goes on, rollouts are added
+            if same or Path(outcome.path).name in files:  # a run that went on, or a set with more rollouts
                 pairs |= {(name, target) for target in (outcome.name, outcome.learnability or "")}
                 made = f"{name} was made from {'' if same else 'another state of '}{outcome.name}"
                 table.notes.append(f"{made} and is not judged by it.")
@@ -173,7 +173,7 @@ def _middle(present: Floats) -> tuple[float, float]:
 
 
 def scatter(signal: str, values: Floats, lengths: Floats) -> Scatter:
-    """A signal against length, both `[rows]`; rows without a value are left out, one row at least has one."""
+    """A signal against length, both `[rows]`, over the rows with a value, of which there is at least one."""
     present = ~np.isnan(values)
     y, x = values[present], lengths[present]
     x_edges, y_edges = _log_edges(x), np.linspace(*_middle(np.sort(y)), BINS + 1)
@@ -199,7 +199,7 @@ def run_story(run: Run) -> Json:
     """The facts of a run, round by round."""
     facts = status(run)
     rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]
-    for entry in rounds:  # 0: no line of outcomes had tokens
+    for entry in rounds:  # 0 means that no outcome has a number of tokens
         entry["completion_tokens"] = entry["completion_tokens"] or None
     names = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     seconds = {name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")}
@@ -230,7 +230,7 @@ def observed_table(
         paths = [opened.outcomes(round_) for round_ in range(opened.round + 1)]
         if any(path.exists() and path.stat().st_size for path in paths):
             strategy = opened.config.strategy
-            drawn = f"The prompts were drawn by {strategy}: what holds among them need not hold elsewhere."
+            drawn = f"The prompts were drawn by {strategy}: results for them need not hold for other prompts."
             policies.append(_of_rounds("run", pass_rates_of(opened.folder), opened.folder, drawn))
         else:
             table.notes.append(f"{opened.folder} has no outcomes yet.")
@@ -239,7 +239,7 @@ def observed_table(
 
 
 def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
-    """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes."""
+    """Every policy in a rollout set, or in another source that `difficulty predict --rollouts` takes."""
     if not path.exists():
         raise InputError(f"--rollouts {path} does not exist.", path=str(path))
     if is_rollout_set(path):
@@ -250,8 +250,8 @@ def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
         return [("rollouts", path, replace(rates, source=source), [])]
     if success is not None:
         raise InputError(
-            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
-            "right and wrong rollouts as 1 and 0 there, and leave --success out.",
+            f"--success {success:g} needs a rollout set, which has every reward, and {path} is none. Give "
+            "right and wrong rollouts in it as 1 and 0, and leave --success out.",
             path=str(path),
         )
     policies = pass_rates_of(path, scored=scored)
@@ -332,17 +332,17 @@ def _observe(scored: ScoredSet, table: NumericTable, ids: pa.Array, policy: Poli
 
 
 def _free(table: NumericTable, name: str) -> str:
-    """The name, with a number behind it where the table has it already."""
+    """The name, followed by a number if the table has the name already."""
     names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
     return next(free for free in names if free not in table.values)
 
 
 def _notes(source: str, counted: bool, wins: Floats, losses: Floats) -> list[str]:
     if not counted:
-        return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
+        return ["The numbers of rollouts are not known, so p (1 - p) and the ceiling cannot be estimated."]
     notes, count = [], wins + losses
     if (count < 2).all():
-        notes.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
+        notes.append("With one rollout a prompt, neither p (1 - p) nor the noise can be estimated.")
     elif (count < 2).any():
         notes.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
     if np.ptp(count) > 0 and source == "rollouts":
@@ -352,7 +352,7 @@ def _notes(source: str, counted: bool, wins: Floats, losses: Floats) -> list[str
         )
     if (wins != np.round(wins)).any():
         notes.append(
-            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
-            "then an upper bound of their variance, and the ceiling too low."
+            "Some rewards lie between right and wrong (--success 1 counts only full rewards as right): "
+            "p (1 - p) is then an upper bound of their variance, and the ceiling too low."
         )
     return notes

@@ -1,8 +1,8 @@
 """The document of a report as parts of paragraphs, tables and pictures.
 
-The columns of tables are the fields of the document, by their names there. Everything drawn is binned, or has
-one mark per column, so no part grows with the number of rows. A terminal and a page show the same parts below
-the same sentences. The commands that show predictions of difficulty have their tables from here too.
+The columns of tables are fields of the document, under the same names. Pictures are binned, or have one mark
+per column, so no part grows with the number of rows. A terminal and a page show the same parts. The commands
+that show predictions of difficulty use the tables of this module too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BY_ROUND = (
 
 
 def parts(document: Document) -> list[Part]:
-    """All parts, without those that have nothing to show."""
+    """All parts that have a table, a picture or facts."""
     made = [
         *([] if document.run is None else [_run(document.run)]),
         _length(document),
@@ -52,7 +52,7 @@ def parts(document: Document) -> list[Part]:
 def to_html(document: Document, explore: str | None = None) -> str:
     """The report as one HTML file; its texts are escaped, and the same document gives the same page.
 
-    `explore` is the page of every prompt beside this one, to link to.
+    `explore` is the file of the page of every prompt, in the same folder, to link to.
     """
     from gaincurate.report.html import page  # needs an extra
 
@@ -119,7 +119,7 @@ def _relations(document: Document) -> Part:
         panels = [
             (name.replace("_", " "), [(r.signal, getattr(r, name)) for r in relations]) for name in names
         ]
-        # The control stands below the signals; it is what the other panels hold fast.
+        # Length, which the other panels control for, is the last row.
         panels[0][1].append((LENGTH, relations[0].length))
         listed = "; ".join(
             f"{r.signal} {signed(r.overall.value)} overall, {signed(r.given_length.value)} given length"
@@ -247,9 +247,9 @@ def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
 
 
 def quality(judged: Sequence[tuple[str, Json]], what: str, end: float = 1.0) -> list[Block]:
-    """Tables of `difficulty.metrics.Quality` as JSON has it, with a warning where a constant is as good.
+    """Tables of `difficulty.metrics.Quality` in its JSON form, with a warning where a constant is as good.
 
-    `judged` says of what each quality is, `what` is predicted, and `end` is that of its range from 0.
+    `judged` has a title with each quality; `what` is predicted, in a range from 0 to `end`.
     """
     rows, reliabilities, warnings = [], list[Block](), list[Block]()
     for of, figures in judged:

@@ -1,8 +1,8 @@
 """Every prompt of a report on one page: a table to sort, filter and search, and a map of the embeddings.
 
 The page works from a file, without a server or a library. So all rows are in it, and its size grows with
-them. Above `MOST` rows it has a sample, by a hash of the id, so that a set always shows the same prompts. Its
-one script is named in the page's policy by its hash. A prompt that slipped through as markup could not run.
+them. Above `MOST` rows it has a sample, by a hash of the id, so that a set always shows the same prompts. The
+page's policy names its one script by a hash. A prompt that slipped through as markup could not run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from gaincurate.report.table import Groups, NumericTable, is_number, likely_grou
 
 MOST = 50_000  # rows of a page, which browsers hold: with prompts of 300 characters it is 25 MB
 _CHARACTERS = 40_000_000
-_LONGEST = (8000, 4000, 2000, 1000, 400)  # where texts are cut: the first one that keeps to `_CHARACTERS`
-_SAMPLE = 2048  # embeddings that the map's two directions are taken from
+_LONGEST = (8000, 4000, 2000, 1000, 400)  # texts are cut at the first of these that keeps to `_CHARACTERS`
+_SAMPLE = 2048  # embeddings that give the two directions of the map
 _ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")  # what a model did comes first
@@ -46,9 +46,9 @@ _ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")  # what
 def to_html(
     scored: ScoredSet, table: NumericTable, *, outcomes: Sequence[Outcome] = (), report: str | None = None
 ) -> str:
-    """The whole page of a set and its columns of numbers, with pass rates where there are any.
+    """The whole page of a set and its columns of numbers, with pass rates if there are any.
 
-    `outcomes` are those that `--rollouts` of `export` reads as the table has them, and `report` is a link.
+    `outcomes` are those whose pass rates `export --rollouts` would read as in the table; `report` is a link.
     """
     script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
     data = page_data(scored, table, outcomes)
@@ -143,7 +143,7 @@ def _group(scored: ScoredSet, groups: Groups, rows: Ints) -> Json:
 
 
 def _where(scored: ScoredSet, column: ColumnInfo, rates: Mapping[str, Any]) -> str | None:
-    """A column of the table as `--where` takes it; None where no condition can name its numbers."""
+    """The name of a column in a `--where` condition; None if no condition can use its numbers."""
     if column.name in rates:
         return "pass_rate"
     kinds = dict(fields(scored.schema))
@@ -154,13 +154,13 @@ def _where(scored: ScoredSet, column: ColumnInfo, rates: Mapping[str, Any]) -> s
 
 
 def _condition_name(name: str) -> str:
-    """A column as `--where` takes it."""
+    """The spelling of a column's name in a `--where` condition."""
     is_plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
     return name if is_plain else f"column({name!r})"
 
 
 def _numbers(values: Floats) -> Json:
-    """A column in the fewest bytes that hold it exactly, so that a filter says what a condition says."""
+    """A column in the fewest bytes that hold it exactly, so that filters and conditions agree."""
     with np.errstate(over="ignore"):  # then it is not exact
         single = values.astype("<f4")
     exact = bool(np.array_equal(single.astype(np.float64), values, equal_nan=True))
@@ -172,7 +172,7 @@ def _packed(values: npt.NDArray[Any]) -> str:
 
 
 def _plane(scored: ScoredSet, rows: Ints) -> tuple[Json | None, str | None]:
-    """The map, or why there is none.
+    """The map, or the reason why there is none.
 
     It has the embeddings along two directions of the largest variance (PCA), and the shares of variance along
     them. The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares are over all rows.
@@ -194,7 +194,7 @@ def _plane(scored: ScoredSet, rows: Ints) -> tuple[Json | None, str | None]:
             centred = matrix(part, scored.folder) - space.mean
             parts.append(centred @ axes)
             total, sums = total + float((centred * centred).sum()), sums + centred.sum(0)
-    except InputError as error:  # a row without one: the table is worth its page without a map
+    except InputError as error:  # a row without an embedding: the page has no map
         return None, str(error)
     total -= float(sums @ sums) / len(rows)
     points = np.concatenate(parts)

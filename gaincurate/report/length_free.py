@@ -1,8 +1,7 @@
 """A signal without what length says, as a column beside a finished set (contract 1b).
 
-`residual` is what is left of the signal after its usual value at that length is subtracted. `rank_in_bin`
-is its rank among prompts of about the same length. Values that are missing (NaN) stay missing. The same
-call again changes nothing.
+`residual` is the signal less its usual value at that length. `rank_in_bin` is its rank among prompts of about
+the same length. Missing values (NaN) stay missing. The same call again changes nothing.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _FIT: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The column that was written, or is there already."""
+    """The column that was written, or existed already."""
 
     name: str
     rows: int
     values: int  # rows with a value
-    kept: bool  # it was there
+    kept: bool  # it existed already
     before: float | None  # Spearman's rank correlation with length, of the signal
     after: float | None  # the same of the column
     how: Json
@@ -59,12 +58,12 @@ def derive(
         way: see the functions `residual` and `rank_in_bin`.
         bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
-        overwrite: replace a column of that name that was made otherwise.
+        overwrite: replace a column of that name that was made in another way.
 
     Raises:
-        InputError: no such column, one without numbers, no values, a name that cannot be taken, or bins for
+        InputError: no such column, one without numbers, no values, a name that cannot be used, or bins for
             the other way.
-        OutputError: a column of that name is there, made otherwise.
+        OutputError: a column of that name exists and was made otherwise.
     """
     if bins is not None and way != "rank-in-bin":
         raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
@@ -78,7 +77,7 @@ def derive(
     how: Json = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
     how |= {"signal": signal, "length_free": way, "length": LENGTH, **rule}
     there_already = scored.computed_columns()
-    if signal in there_already:  # it can be replaced: the hash says of which values this one was made
+    if signal in there_already:  # it can be replaced; the hash identifies the values that were used
         how["of"] = {signal: there_already[signal]["hash"]}
     before = there_already[name].get("how") or {} if name in there_already else None
     # In the same way, by whichever version.
@@ -99,12 +98,12 @@ def derive(
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
-    with np.errstate(over="ignore"):  # numbers past float32 are no values
+    with np.errstate(over="ignore"):  # numbers beyond float32 count as missing
         single = computed.astype(np.float32)
     there = np.isfinite(single)
     if not there.any():
         raise InputError(
-            f"--signal {signal}: what is left of it without {LENGTH} is past what 32 bits hold (3.4e38).",
+            f"--signal {signal}: its values without {LENGTH} are beyond 32-bit numbers (3.4e38).",
             column=signal,
         )
     if not is_there:
@@ -118,7 +117,7 @@ def residual(signal: Floats, length: Floats) -> Floats:
     """Subtract from a signal its usual value at that length.
 
     The usual value is a cubic spline on log length, fitted by least squares, with five inner knots at
-    quantiles of the distinct lengths (fewer where there are few). A spline and no isotonic fit, because a
+    quantiles of the distinct lengths (fewer where there are few). An isotonic fit would not do, because a
     signal may rise with length and fall again.
 
     Args:

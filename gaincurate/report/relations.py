@@ -1,11 +1,11 @@
-"""How signals go together with length, groups and targets, and what batches by them would carry.
+"""Correlations of signals with length, groups and targets, and the p (1 - p) of batches selected by them.
 
-A relation has three controls: the partial correlation given length, correlations inside bins of like
-length, which assume nothing of the relation's form, and correlations inside groups. Two columns are
-compared over the rows that have both, so pairs are put together by which rows those are.
+A relation has three controls: the partial correlation given length, correlations inside bins of similar
+length, which assume no form of the relation, and correlations inside groups. Two columns are compared over
+the rows that have both, so pairs with the same rows are computed together.
 
-A batch selected by a column is measured by its mean p (1 - p), which is what GRPO learns from, and not by its
-mean pass rate.
+A batch selected by a column is measured by its mean p (1 - p), which GRPO learns from, and not by its mean
+pass rate.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ TARGETS = ("difficulty", "pass-rate", "learnability")
 Rows = npt.NDArray[np.bool_]
 Pair = tuple[str, str]
 Twice = tuple[Estimate, Estimate]
-"""A correlation at 95 %, and at the level of all looks together."""
+"""A correlation with its 95 % interval, and with the interval that holds for all looks together."""
 _MOST_BINS, _BIN_ROWS = 20, 50
 SHARE = 0.1  # of the prompts, in a batch
-_NEAR = 0.25  # of the batch: how far around its border the mean there is taken
+_NEAR = 0.25  # of the batch: rows to either side of its border that give the mean there
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A relation, and what decides on it at the level of all looks together."""
+    """A relation, and the correlations that decide its verdict, with intervals for all looks together."""
 
     relation: Relation
     beyond: Estimate  # the correlation given length, inside groups where there are any
-    in_bins: Estimate  # the one inside bins of like length, of each group where there are any
+    in_bins: Estimate  # the one inside bins of similar length, of each group where there are any
 
 
 @dataclass(frozen=True, slots=True)
 class SignalEvidence:
-    """All that is known of one signal."""
+    """The statistics of one signal that its verdict is based on."""
 
     signal: str
     rows: int  # that have it
     constant: bool  # whether they have one value
     length: Estimate  # its correlation with length
-    explained: float | None  # its rank variance between bins of like length, 0 to 1
-    share: GroupShare | None  # that between groups
+    explained: float | None  # share of its rank variance between bins of similar length, 0 to 1
+    share: GroupShare | None  # the same between groups
     judged: Sequence[Judged]  # its relations with targets
     lifts: Sequence[Lift]  # of it and of length
-    looks: int = 1  # intervals that decide on all signals together
-    level: float = stats.LEVEL  # the confidence of each, 95 % over all
+    looks: int = 1  # pairs of a signal and a target that are judged
+    level: float = stats.LEVEL  # confidence of each interval, 95 % over all looks
 
 
 Relations = tuple[list[SignalEvidence], list[GroupShare], list[Relation], list[Lift]]
 
 
 def relate(table: NumericTable, apart: Collection[Pair] = ()) -> Relations:
-    """Everything about how the signals go together with length, groups and targets.
+    """The evidence for each signal, and the shares, relations and lifts of the document.
 
-    A signal is judged by its relations with pass rates where there are any, else by those with levels. Pairs
-    in `apart` are a signal and a target of which one was made from the other, and say nothing.
+    A signal is judged by its relations with pass rates if there are any, else by those with levels. Pairs in
+    `apart` are left out: a signal and a target of which one was made from the other.
     """
     signals, targets = table.names("signal"), table.names(*TARGETS)
     deciding = table.names("pass-rate", "learnability") or targets
@@ -97,7 +97,7 @@ def relate(table: NumericTable, apart: Collection[Pair] = ()) -> Relations:
                     length=_twice(correlate(ranked, Ranked(lengths[rows], whole)), count, level)[0],
                     explained=stats.between(ranked, _strata(bins[rows])),
                     share=shares[-1] if shares else None,
-                    judged=[made[name, target] for target in targets if target in by],
+                    judged=[made[name, target] for target in by],
                     lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
                     looks=len(pairs),
                     level=level,
@@ -107,15 +107,15 @@ def relate(table: NumericTable, apart: Collection[Pair] = ()) -> Relations:
 
 
 def _judge(table: NumericTable, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
-    """Pairs that have the same rows, with all of their controls."""
+    """The relations of pairs that have the same rows, with all controls."""
     count = int(rows.sum())
     lengths, whole = table.values[LENGTH][rows], Strata.one(count)
     groups = None if table.groups is None else _strata(table.groups.codes[rows])
 
     def inside(strata: Strata | None, *more: Pair) -> dict[Pair, tuple[Twice, Twice]]:
-        """Of each pair its correlation pooled over strata, and the same given length.
+        """The correlation of each pair, pooled over strata, and the same given length.
 
-        Ranks and influences take much memory and are forgotten.
+        Ranks and influences take much memory, so they are not kept.
         """
         if strata is None:
             return {}
@@ -155,15 +155,15 @@ def _twice(pair: Correlation | None, rows: int, level: float) -> Twice:
 
 
 def _strata(codes: npt.NDArray[np.integer]) -> Strata:
-    """The rows in the strata that have rows."""
+    """The strata of rows with these codes, numbered without gaps."""
     present = np.bincount(codes) > 0
     return Strata((np.cumsum(present) - 1)[codes])
 
 
 def length_bins(lengths: Floats, groups: Strata) -> Strata:
-    """Rows in bins of like length inside their groups, no two groups in one bin.
+    """Bins of similar length inside each group.
 
-    Bins have about equal counts, of 50 rows at least, and rows of one length stay together.
+    Bins have about equal counts, of 50 rows or more if the group has them. Equal lengths share a bin.
     """
     order = np.argsort(groups.codes, kind="stable")
     codes, before = np.zeros(len(lengths), np.int64), 0

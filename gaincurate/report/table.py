@@ -1,9 +1,8 @@
 """The columns of a report: signals, length, levels and groups of a scored set, as arrays.
 
 Only the columns that are needed are read. Levels and groups are found by name, or named by the user. A
-dotted name goes into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
-numbers. What was found by name and what was left out is said in notes, because a reader cannot see it
-otherwise.
+dotted name reaches into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
+numbers. Notes list the columns that were found by name or left out.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ _WORDS = {
     "normal": 3.0, "hard": 4.0, "difficult": 4.0, "very hard": 5.0,
 }  # fmt: skip
 _INFINITE = 1e100  # sums of squares of larger numbers would be
-_MOST_TEXTS = 1000  # of a scale in words or of levels
-_PARSED = 0.95  # of the rows, at least, for a column of texts to be one of levels
+_MOST_TEXTS = 1000  # distinct texts in a column of levels
+_PARSED = 0.95  # least share of rows that can be read as numbers in a column of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Groups:
 
 @dataclass
 class NumericTable:
-    """The columns of numbers of a report, in order; `values[name]` is `[rows]`, NaN where there is none."""
+    """The columns of numbers of a report, in order; `values[name]` is `[rows]`, NaN for a missing value."""
 
     rows: int
     columns: list[ColumnInfo] = field(default_factory=list)
@@ -74,7 +73,7 @@ class NumericTable:
     notes: list[str] = field(default_factory=list)
 
     def add(self, column: ColumnInfo, values: Floats) -> None:
-        """One more column, unless it has no value at all."""
+        """Add a column, unless it has no value at all."""
         if np.isnan(values).all():
             self.notes.append(f"{column.name} has no value in any row and was left out.")
             return
@@ -89,10 +88,10 @@ class NumericTable:
 def read_table(
     scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()
 ) -> NumericTable:
-    """Read what a report needs of a set; for the arguments see `report.build.report`.
+    """Read the columns that a report needs; for the arguments see `report.build.report`.
 
     Raises:
-        InputError: the set has no rows; a named column is not there, or is not what it is named for.
+        InputError: the set has no rows; a named column does not exist, or holds no levels or groups.
     """
     if not len(scored):
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
@@ -111,7 +110,7 @@ def read_table(
         table.groups, table.group_how = _named_groups(scored, group_column), "named by --group-column"
         return table
     table.groups, others = likely_groups(scored)
-    table.group_how = "no column looks like a source or a task with two groups or more; "
+    table.group_how = "no column is named like a source or a task and has two groups or more; "
     table.group_how += "--group-column names one"
     if table.groups is not None:
         more = f" ({_listed(others)})" if others else ""
@@ -134,15 +133,15 @@ def _add_levels(scored: ScoredSet, table: NumericTable, named: Sequence[str]) ->
             read = levels(read_column(scored, name)) if is_text(kind) else None
         if read is not None:
             table.add(ColumnInfo(name, "difficulty", read[1], "source"), read[0])
-            table.notes += [] if name in named else [f"{name} was taken for a level by its name."]
+            table.notes += [] if name in named else [f"{name} is used as a level because of its name."]
         elif name in named:
             raise InputError(
-                f"--columns {name}: it holds {kind}, and no numbers can be read in it.", column=name
+                f"--columns {name}: it holds {kind}, and no numbers can be read from it.", column=name
             )
         elif is_text(kind):
-            table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
+            table.notes.append(f"{name} is named like a level, but no numbers can be read from it.")
     if other:
-        table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")
+        table.notes.append(f"Not used: {_listed(other)}; --columns adds them.")
 
 
 def _source_columns(scored: ScoredSet) -> dict[str, pa.DataType]:
@@ -168,7 +167,7 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 
 def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
-    """The groups by a column that is named like a source or a task, and other columns that are.
+    """The groups by a column that is named like a source or a task, and other such columns.
 
     It has two groups or more, and on average three rows in each.
     """
@@ -221,10 +220,10 @@ def numbers(column: pa.ChunkedArray) -> Floats:
 
 
 def levels(column: pa.ChunkedArray) -> tuple[Floats, str] | None:
-    """Texts such as "Level 3" or "hard" as numbers, and how they were read; None where too few are one.
+    """Texts such as "Level 3" or "hard" as numbers, and how they were read; None if too few can be read.
 
-    Every text of the column must be read the same way: its only number, or its place among easy, medium and
-    hard. Up to one row in twenty may be unreadable, which is NaN then, as is null.
+    All texts of the column are read in one way: by their only number, or by their place among easy, medium
+    and hard. Up to one row in twenty may be unreadable; it is NaN, as is null.
     """
     texts, codes = coded(column, _MOST_TEXTS)
     if texts is None or codes is None:

@@ -1,9 +1,9 @@
 """The verdict on each signal: the rules, the sentences for readers without background, and the next steps.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
-correlation with a target given length, and that inside bins of like length. Both are inside groups where
-there are any. Their level is the one at which all looks together are right 95 % of the time, because some
-of many signals looks good by chance.
+correlation with a target given length, and that inside bins of similar length. Both are inside groups if
+there are any. The intervals hold at 95 % for all pairs of signals and targets together, because one of many
+signals often looks good by chance.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
 EXPLAINED = 0.8  # a rank correlation with length beyond which length explains a signal
-MATTERS = 0.1  # a smaller correlation is next to nothing, however sure
-_WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
-_NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
-_LEAST = 30  # rows
-_MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
+MATTERS = 0.1  # a smaller correlation is negligible, even if significant
+_WORTH = 1.1  # times the p (1 - p) of a random batch: less is not worth sorting
+_NARROW = 0.25  # an interval around 0 that reaches further does not rule out a correlation
+_LEAST = 30  # rows of a verdict
+_MOSTLY = 0.5  # share of a score's order beyond chance: sorting by it mostly chooses groups
 _USUAL = 200  # tokens of an answer, to show what rollouts may cost
 _PASSES = 3  # over the set, in a run that is proposed
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
@@ -44,11 +44,11 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
     "tells-groups-only": ("Not known: it is the group", "unknown"),
     "no-outcomes-to-judge": ("Not known yet", "unknown"),
 }
-"""The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
+"""The answer to "Sort by it?" without a reason for a trial, and its colour; the best verdict first."""
 
 
 def verdict(evidence: SignalEvidence, group: str | None) -> SignalVerdict:
-    """The verdict on a signal: that of the target of which it tells most. `group` is the column of groups."""
+    """The verdict on a signal, by the target that it tells most about. `group` is the column of groups."""
     kind, judged = _decide(evidence)
     sort = sort_by(evidence) if kind == "tells-more" else None
     return SignalVerdict(
@@ -67,7 +67,7 @@ def verdict(evidence: SignalEvidence, group: str | None) -> SignalVerdict:
 
 
 def _decide(evidence: SignalEvidence) -> tuple[Kind, Judged | None]:
-    """The verdict and the relation that decided; without targets only what a signal is can be said."""
+    """The verdict and the relation that decided, which is None without targets or rows."""
     if evidence.constant or evidence.rows < _LEAST:
         return "not-enough-rows", None
     if evidence.judged:
@@ -122,7 +122,7 @@ def _kind_of(judged: Judged) -> Kind:
 
 
 def _weaker(first: Estimate, second: Estimate) -> Estimate:
-    """The correlation that lies nearer to 0."""
+    """The correlation that is closer to 0."""
     return second if abs(second.value or 0.0) < abs(first.value or 0.0) else first
 
 
@@ -137,7 +137,7 @@ def _notable(correlation: Estimate) -> bool:
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
-    """Which part of a column carries notably more p (1 - p) than a random batch, if one surely does."""
+    """The part of a column with significantly and notably more p (1 - p) than a random batch, if any."""
     of_column = [lift for lift in lifts if lift.column == column]
     sure = [lift for lift in of_column if _low(lift, len(of_column)) > 1]
     best = max(sure, key=lambda lift: lift.ratio.value or 0.0, default=None)
@@ -145,7 +145,7 @@ def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
 
 
 def _low(lift: Lift, looks: int) -> float:
-    """The lower bound of a lift at the level at which that many of them are right 95 % of the time."""
+    """The lower bound of a lift in an interval that holds at 95 % for `looks` lifts together."""
     value, low = lift.ratio.value, lift.ratio.low
     if not value or not low:
         return 0.0
@@ -155,7 +155,7 @@ def _low(lift: Lift, looks: int) -> float:
 
 
 def sort_by(evidence: SignalEvidence) -> Lift | None:
-    """The end to train on first: surely better than chance, and better than length can pick."""
+    """The end to train on first: better than a random batch and than any batch by length; else None."""
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None
@@ -182,7 +182,7 @@ def _banner(evidence: SignalEvidence) -> str:
 def _sentence(
     evidence: SignalEvidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
 ) -> str:
-    """The verdict in words behind the signal's name, with the advice whether to sort by it."""
+    """The rest of a sentence that begins with the signal's name: the verdict, and whether to sort by it."""
     length = _shown(evidence.length)
     if judged is None:
         share = 0.0 if evidence.share is None else evidence.share.eta_squared or 0.0
@@ -269,7 +269,7 @@ def _shuffling(evidence: SignalEvidence) -> str:
 
 
 def _needed(judged: Judged, inside: str) -> str:
-    """About how many rows would do, by the width of the interval that decides."""
+    """About how many rows would be enough, by the width of the interval that decides."""
     beyond = _weaker(judged.beyond, judged.in_bins)
     if beyond.low is None or beyond.high is None:
         return ""
@@ -314,7 +314,7 @@ def headline(verdicts: Sequence[SignalVerdict], worth: Sequence[Lift], roles: fr
 
 
 def mostly_groups(document: Document) -> str | None:
-    """The one thing that matters most of a score that is mostly which group a prompt is from."""
+    """A warning if the first signal is mostly the group that a prompt is from."""
     first = next((verdict.signal for verdict in document.verdicts), None)
     share = next((share for share in document.group_shares if share.column == first), None)
     if share is None or share.eta_squared is None or share.eta_squared - (share.by_chance or 0.0) < _MOSTLY:
@@ -327,7 +327,7 @@ def mostly_groups(document: Document) -> str | None:
 
 
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
-    """The question that needs pass rates, and the commands that measure them.
+    """The question that needs pass rates, and the commands that measure them; None with pass rates.
 
     `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
     """
@@ -379,10 +379,10 @@ class Step(NamedTuple):
 
 
 def answer(document: Document, verdict: SignalVerdict) -> tuple[str, Tone]:
-    """Whether to sort by a signal, in a word or two."""
+    """Whether to sort by a signal, in a few words, and the colour of the answer."""
     if verdict.sort_first is not None:
         return "Worth a trial", "yes"
-    if verdict.verdict == "tells-more" and not document.lifts:  # only outcomes show the worth of a level
+    if verdict.verdict == "tells-more" and not document.lifts:  # a level does not show the worth
         return "Not known yet", "unknown"
     return ANSWERS[verdict.verdict]
 

@@ -269,7 +269,7 @@ def test_one_task_and_one_seed_say_nothing_of_others() -> None:
     rates = np.full((2, 1, 4), 0.5)
     (found,) = differences_over_tasks(["uniform", "a"], rates, np.array([0, 0, 1, 1]), [(1, 0)])
     assert found.answer == "cannot say"
-    with pytest.raises(ValueError, match="one task says nothing of others"):
+    with pytest.raises(ValueError, match="one task gives no evidence about others"):
         differences_over_tasks(["uniform", "a"], np.full((2, 2, 4), 0.5), np.zeros(4, np.int64), [(1, 0)])
 
 
