@@ -110,7 +110,7 @@ def read_table(
         table.groups, table.group_how = _named_groups(scored, group_column), "named by --group-column"
         return table
     table.groups, others = likely_groups(scored)
-    table.group_how = "no column is named like a source or a task and has two groups or more; "
+    table.group_how = "no column looks like a source or a task with two groups or more; "
     table.group_how += "--group-column names one"
     if table.groups is not None:
         more = f" ({_listed(others)})" if others else ""
