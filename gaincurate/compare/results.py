@@ -110,7 +110,15 @@ def read_results(out: Path) -> Results:
     """
     if not (out / FACTS).exists():
         raise OutputError(f"{out} has no {FACTS}: it is no comparison.", path=str(out))
-    facts, tables = read_sealed(out / FACTS), read_tables(out / RESULTS)
+    return results_of(read_sealed(out / FACTS), read_tables(out / RESULTS), out)
+
+
+def results_of(facts: Json, tables: Tables, where: Path) -> Results:
+    """The measurements from facts and tables; errors begin with `where`.
+
+    Raises:
+        OutputError: the tables are not those of the settings.
+    """
     comparison, evaluations = facts["comparison"], tables[EVALUATIONS]
     arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]
     trained, marks = (len(arms), len(seeds)), int(comparison["marks"])
@@ -119,14 +127,14 @@ def read_results(out: Path) -> Results:
     def filled(table: pa.Table, name: str, *shape: int) -> Floats:
         """A column by arm, mark, seed and what follows; rows are written arm by arm and seed by seed."""
         if len(table) != math.prod(shape):
-            raise OutputError(f"{out}: its results are not those of {FACTS}. Run the same command again.")
+            raise OutputError(f"{where}: its results are not those of {FACTS}. Run the same command again.")
         return np.moveaxis(table.column(name).to_numpy().astype(np.float64).reshape(shape), 1, 2)
 
     shape = (*trained, marks + 1, len(prompts))
     right, samples, written = (filled(evaluations, name, *shape) for name in ("right", "samples", "tokens"))
     judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
     if not judged.any():
-        raise OutputError(f"{out}: no held-out prompt has a judged completion from every model.")
+        raise OutputError(f"{where}: no held-out prompt has a judged completion from every model.")
     costs = {name: filled(tables[MARKS], name, *trained, marks) for name in COSTS}
     start = costs["scoring"][:, :1]  # what an arm has spent on its order before the first step
     for name, values in costs.items():

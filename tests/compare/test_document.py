@@ -213,7 +213,7 @@ prompts are treated as independent
         (
             of(tasks={"count": 6, "effective": 3.4}),
             0,
-            "these 6 tasks, which say as much as 3.4 of equal size",
+            "these 6 tasks, which count as 3.4 of equal size",
         ),
         (of(tuned=TUNED, **THIRTEEN), 0, "learning rate 2e-05 with 4 prompts a step and 8 rollouts"),
     ],
