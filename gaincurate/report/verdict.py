@@ -321,8 +321,8 @@ def mostly_groups(document: Document) -> str | None:
         return None
     group = document.about.group_column
     return (
-        f"{share.eta_squared:.0%} of the order of {first} is which {group} a prompt is from. Sorting by it "
-        f"is choosing among these {share.groups:,} groups."
+        f"{group} explains {share.eta_squared:.0%} of the order of {first}. Sorting by {first} mostly chooses "
+        f"among these {share.groups:,} groups."
     )
 
 

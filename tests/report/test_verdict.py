@@ -206,7 +206,7 @@ def test_a_score_that_is_mostly_its_group_is_said_to_be_that_first(
     ranks = stats.rankdata(scores["gc_angle"])
     inside = sum(((ranks[task == k] - ranks[task == k].mean()) ** 2).sum() for k in range(4))
     share = 1 - inside / ((ranks - ranks.mean()) ** 2).sum()
-    start = f"{share:.0%} of the order of gc_angle is which task a prompt is from."
-    assert sentence == f"{start} Sorting by it is choosing among these 4 groups."
+    start = f"task explains {share:.0%} of the order of gc_angle."
+    assert sentence == f"{start} Sorting by gc_angle mostly chooses among these 4 groups."
     shown = run("report", folder).stdout
     assert shown.startswith(start)
