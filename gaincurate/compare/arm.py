@@ -307,8 +307,7 @@ class Marks:
                 if path.suffix in _OF_A_MODEL:
                     same_file(path, mark / path.name)
             logs = [entry for entry in state.log_history if STEP in entry]
-            seconds = logs[-1][STEP]["seconds"]
-            cost = {**spent, "step": state.global_step, "seconds": seconds, "steps": logs}
+            cost = {**spent, "step": state.global_step, "seconds": logs[-1][STEP]["seconds"], "steps": logs}
             write_sealed(mark / COST, cost)
 
     def _passed(self, spent: int) -> list[Path]:

@@ -199,10 +199,8 @@ def over_time(trained: Sequence[Steps], budget: float) -> Json:
     """
     together = {name: np.concatenate([steps[name] for steps in trained]) for name in trained[0]}
     part = np.clip(np.ceil(together["tokens"] / budget * PARTS) - 1, 0, PARTS - 1).astype(np.int64)
-    parts = []
-    for place in range(PARTS):
-        there = {name: values[part == place] for name, values in together.items()}
-        parts.append({"until": (place + 1) / PARTS, **_means(there)})
+    tenths = [{name: values[part == k] for name, values in together.items()} for k in range(PARTS)]
+    parts = [{"until": k / PARTS, **_means(tenth)} for k, tenth in enumerate(tenths, 1)]
     generated, replayed = together["rollouts"].sum(), np.nansum(together["replayed"])
     return {
         **_means(together),

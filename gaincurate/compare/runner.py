@@ -121,7 +121,7 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
     left = [(job, 1 - job.share) for job in jobs if not job.done]
     tokens = sum(share * max(job.comparison.budget_tokens - job.scoring(), 0) for job, share in left)
     marks = sum(share * job.comparison.marks for job, share in left) + (not (out / START / MANIFEST).exists())
-    costs = [job.cost(len(job.comparison.mark_tokens) - 1) for job in jobs if job.done]
+    costs = [job.cost(job.comparison.marks - 1) for job in jobs if job.done]
     speeds = [cost["seconds"] / max(cost["training"], 1) for cost in costs]
     return {
         "trainings": len(jobs),
@@ -197,8 +197,7 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
                     job, slot = at_work.pop(future)
                     free.append(slot)
                     try:
-                        taken = duration(future.result())
-                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {taken}")
+                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {duration(future.result())}")
                     except TrainerError as error:
                         failed.append(error)
                         progress.note(f"warning: {error}")

@@ -220,7 +220,7 @@ def reached(
     rows = []
     for arm, walk, share, ratio in zip(arms, walks, shares, ratios, strict=True):
         missed = float(np.mean(np.isinf(walk[1:]))) if len(resampled.draws) else None
-        measured = (_finite(values[0]) for values in (walk, share, ratio))
+        measured = _finite(walk[0]), _finite(share[0]), _finite(ratio[0])
         rows.append(Reached(arm, *measured, _ends(share[1:]), _ends(ratio[1:]), missed))
     return rows
 

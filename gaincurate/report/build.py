@@ -47,7 +47,6 @@ _TAIL = 0.002  # share of the rows that may lie beyond the bins, on either side
 _FAR = 1.5  # times the width of the middle: a wider column has outliers
 _LEAST = 10  # rows in a bin that has quartiles
 EXAMPLES = 5  # rows of a check that are shown
-DUPLICATES = HygieneOptions(("duplicates",))
 Policy = tuple[str, Path, PassRates, list[str]]
 """`Outcome.source`, where it was read, pass rates under the policy's name, and notes."""
 
@@ -123,7 +122,7 @@ def report(
         relations=relations,
         lifts=lifts,
         outcomes=[each.outcome for each in observed],
-        hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
+        hygiene=[finding(scored, hits, EXAMPLES) for hits in search(scored, HygieneOptions(("duplicates",)))],
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
     )

@@ -42,7 +42,7 @@ def parts(document: Document) -> list[Part]:
         _length(document),
         _relations(document),
         _lifts(document),
-        _outcomes(document),
+        *([_outcomes(document)] if document.outcomes else []),
         _hygiene(document),
         _made(document),
     ]
@@ -155,8 +155,6 @@ def _lifts(document: Document) -> Part:
 
 
 def _outcomes(document: Document) -> Part:
-    if not document.outcomes:
-        return Part("outcomes", "Pass rates", [])
     caption = "The ceiling is the correlation that a perfect prediction would show, given so few rollouts"
     columns = "name prompts rollouts mean always never ceiling mean_variance"
     blocks: list[Block] = [records(caption, document.outcomes, columns)]

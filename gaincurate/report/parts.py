@@ -131,10 +131,8 @@ def figure(estimate: Estimate, text: Callable[[float | None], str]) -> FigureTex
 
 def shown(text: str) -> str:
     """A data set's text, with each invisible character written out: a backslash and `u202e`."""
-    if _UNSEEN.search(text) is None:
-        return text
     whole = _PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
+    return _UNSEEN.sub(lambda unseen: f"\\u{ord(unseen[0]):04x}", whole)
 
 
 def line(text: str) -> str:

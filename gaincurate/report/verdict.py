@@ -186,9 +186,9 @@ def _sentence(
     length = _shown(evidence.length)
     if judged is None:
         share = 0.0 if evidence.share is None else evidence.share.eta_squared or 0.0
-        why = f"a value in {evidence.rows:,} rows only"
-        if evidence.constant:
-            why = "the same value in every row"
+        why = (
+            "the same value in every row" if evidence.constant else f"a value in {evidence.rows:,} rows only"
+        )
         without_targets: dict[Kind, str] = {
             "not-enough-rows": f" has {why}: there is nothing to sort by.",
             "tells-length-only": f" follows question length (rank correlation {length}): sorting by it is "
@@ -321,8 +321,8 @@ def mostly_groups(document: Document) -> str | None:
         return None
     group = document.about.group_column
     return (
-        f"{group} explains {share.eta_squared:.0%} of the order of {first}. Sorting by {first} mostly chooses "
-        f"among these {share.groups:,} groups."
+        f"{group} explains {share.eta_squared:.0%} of the order of {first}. Sorting by {first} mostly "
+        f"chooses among these {share.groups:,} groups."
     )
 
 
@@ -347,8 +347,7 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
     again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
     if verifier == "reasoning-gym":  # which gives a little for wrong answers too
         again += ["--success", "1"]
-    samples = RolloutConfig.model_fields["samples"].default
-    longest = RolloutConfig.model_fields["max_tokens"].default
+    samples, longest = (RolloutConfig.model_fields[name].default for name in ("samples", "max_tokens"))
     completions = references * samples
     return (
         f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
