@@ -97,7 +97,8 @@ class ArmJob:
     def schedule(self) -> ScheduleConfig:
         """The settings of the arm's run."""
         comparison, arm, options = self.comparison, self.arm, dict(self.arm.options)
-        prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
+        replay, steps = comparison.replay_of(arm), comparison.steps_of(arm)
+        prompts = comparison.prompts_of(arm) if replay is None else replay.fresh_groups
         if issubclass(base.load(arm.strategy).Options, DotsOptions):  # it rolls out its own references
             rollout = _rollouts(comparison)
             rollout |= {"samples": comparison.group, "temperature": comparison.temperature}

@@ -228,11 +228,6 @@ class Comparison(Frozen):
         prompts, replay = self.prompts_of(arm), arm.replay
         return ReplayConfig(prompts, self.group, replay.capacity or prompts, replay.fresh_share)
 
-    def fresh_prompts(self, arm: Arm) -> int:
-        """Prompts that a step of an arm generates for."""
-        replay = self.replay_of(arm)
-        return self.prompts_of(arm) if replay is None else replay.fresh_groups
-
     def control_of(self, arm: Arm) -> Arm | None:
         """Uniform sampling with the replay and the size of a step that an arm has.
 

@@ -228,8 +228,7 @@ def check(comparison: Comparison) -> None:
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
-    shared = set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist())
-    if shared:
+    if shared := set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist()):
         raise InputError(
             f"{len(shared):,} of the {len(heldout):,} prompts of {comparison.heldout} are in "
             f"{comparison.scored} too, such as {min(shared)}: what is trained on cannot be held out. Take "

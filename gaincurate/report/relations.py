@@ -209,14 +209,13 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     equal = values == border
     weights[equal] = (picked - weights.sum()) / equal.sum()
     part = picked / rows
-    top = float(np.mean(weights * outcome)) / part
     # The border moves with the rows too: one more row above it pushes out a row like those around it.
     reach = max(1, round(picked * _NEAR))
     low, high = max(0, rows - picked - reach), min(rows - 1, rows - picked + reach)
     ends = np.partition(values, (low, high))[[low, high]]
     at_border = float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())
     above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
-    ratio = top / overall
+    ratio = float(np.mean(weights * outcome)) / part / overall
     influence = above / overall - ratio * (outcome - overall) / overall
     if picked < 10 or stats.differing(outcome) < stats.DIFFERING:
         return Estimate(ratio, None, None, picked)

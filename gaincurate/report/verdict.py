@@ -242,8 +242,7 @@ def _advice(evidence: SignalEvidence, sort: Lift | None) -> str:
         )
     if best_end(evidence.lifts, evidence.signal) is not None:
         return "But length picks prompts to learn from at least as well: sort by length, if at all."
-    where = "But neither its ends nor its middle carry notably more p (1 - p) than a random batch"
-    return f"{where}: do not sort by it."
+    return "But neither end nor the middle has notably more p (1 - p) than random prompts: do not sort by it."
 
 
 def _instead(evidence: SignalEvidence) -> str:
@@ -254,10 +253,8 @@ def _instead(evidence: SignalEvidence) -> str:
     if length is None:
         return "Do not sort by it; length picks no better batches than chance either."
     order = {"highest": "longest", "lowest": "shortest"}.get(length.end, "middle")
-    return (
-        f"Length does it without a model: the {order} tenth carries {_times(length)} the p (1 - p) of a "
-        "random tenth."
-    )
+    carries = f"carries {_times(length)} the p (1 - p) of a random tenth"
+    return f"Length needs no model: the {order} tenth {carries}."
 
 
 def _shuffling(evidence: SignalEvidence) -> str:
