@@ -127,10 +127,9 @@ def _add_levels(scored: ScoredSet, table: NumericTable, named: Sequence[str]) ->
         if name not in named and not likely:
             other += [name] if is_number(kind) else []
             continue
+        read = levels(read_column(scored, name)) if is_text(kind) else None
         if is_number(kind):
             read = numbers(read_column(scored, name)), "as in the source"
-        else:
-            read = levels(read_column(scored, name)) if is_text(kind) else None
         if read is not None:
             table.add(ColumnInfo(name, "difficulty", read[1], "source"), read[0])
             table.notes += [] if name in named else [f"{name} is used as a level because of its name."]
