@@ -22,7 +22,7 @@ from gaincurate.compare.arm import ArmJob, judging, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.columns import NO_GROUP, fields, read_column
+from gaincurate.core.columns import NO_GROUP, as_texts, fields, read_column
 from gaincurate.core.files import differing_keys, temporary_folder
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.progress import Progress
@@ -257,12 +257,14 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
     """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
 
     Raises:
-        InputError: the set has no such column.
+        InputError: the set has no such column, or it holds lists or objects.
     """
     kinds, values = dict(fields(scored.schema)), []
     for name in columns:
         column = read_column(scored, name) if name in kinds else scored.column(name)
-        values.append(pc.fill_null(pc.cast(column, pa.string()), NO_GROUP).to_pylist())
+        if pa.types.is_nested(column.type):
+            raise InputError(f"tasks = {list(columns)}: {name} holds {column.type}, not names.", column=name)
+        values.append(pc.fill_null(as_texts(column), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
 

@@ -31,7 +31,6 @@ Answer = Literal["better", "worse", "no difference seen", "cannot say"]
 Claim = Literal["these tasks", "other tasks like these"]
 THESE: Claim = "these tasks"
 OTHERS: Claim = "other tasks like these"
-Interval = tuple[float, float]
 Pairs = Sequence[tuple[int, int]]  # the places of arms, and of the arm that each is compared with
 MASS = 0.95
 FEWEST_TASKS = 5  # with fewer, by `task_count`, there is no claim about other tasks
@@ -51,8 +50,8 @@ class Difference:
 
     arm: str
     value: float
-    interval: Interval | None
-    joint: Interval | None
+    interval: tuple[float, float] | None
+    joint: tuple[float, float] | None
     detectable: float | None
     answer: Answer
 

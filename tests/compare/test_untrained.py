@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from column_sets import column_set
 from command import run, tree
 from compare_command import small_sets, toml
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, ArmJob
@@ -132,6 +134,12 @@ def test_a_task_is_what_its_columns_say_together_and_may_be_named_later(bench: B
     assert names["heldout3"] == "task 3 1"
     assert len(set(names.values())) == 8
     assert tasks_by_id(heldout, []) == {}
+    source = {"info": pa.array([{"kind": "a"}, None]), "tags": pa.array([["a"], ["b"]])}
+    nested = ScoredSet(column_set(tmp_path / "nested", [3, 3], {}, source, names=["p", "q"]))
+    assert tasks_by_id(nested, ["info.kind"]) == {"p": "a", "q": "(none)"}
+    for name in source:
+        with pytest.raises(InputError, match=rf"tasks = \['{name}'\]: {name} holds (struct|list)"):
+            tasks_by_id(nested, [name])
 
 
 @pytest.mark.parametrize(
