@@ -76,10 +76,10 @@ def derive(
         meaning, rule = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}", {"bins": bins}
     how: Json = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
     how |= {"signal": signal, "length_free": way, "length": LENGTH, **rule}
-    there_already = scored.computed_columns()
-    if signal in there_already:  # it can be replaced; the hash identifies the values that were used
-        how["of"] = {signal: there_already[signal]["hash"]}
-    before = there_already[name].get("how") or {} if name in there_already else None
+    existing = scored.computed_columns()
+    if signal in existing:  # it can be replaced; the hash identifies the values that were used
+        how["of"] = {signal: existing[signal]["hash"]}
+    before = existing[name].get("how") or {} if name in existing else None
     # In the same way, by whichever version.
     is_there = before is not None and {**before, "made_by": None} == {**how, "made_by": None}
     if before is not None and not is_there and not overwrite:
@@ -100,17 +100,16 @@ def derive(
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
     with np.errstate(over="ignore"):  # numbers beyond float32 count as missing
         single = computed.astype(np.float32)
-    there = np.isfinite(single)
-    if not there.any():
+    present = np.isfinite(single)
+    if not present.any():
         raise InputError(
-            f"--signal {signal}: its values without {LENGTH} are beyond 32-bit numbers (3.4e38).",
-            column=signal,
+            f"--signal {signal}: its {way} values are beyond 32-bit numbers (3.4e38).", column=signal
         )
     if not is_there:
-        ids = scored.column(ID).filter(pa.array(there)).to_pylist()
-        scored.add_column(name, ids, pa.array(single[there], pa.float32()), how)
-    rho, left = (spearman(column[there], lengths[there]) for column in (values, computed))
-    return Derived(name, len(computed), int(there.sum()), is_there, rho, left, how)
+        ids = scored.column(ID).filter(pa.array(present)).to_pylist()
+        scored.add_column(name, ids, pa.array(single[present], pa.float32()), how)
+    before_rho, after_rho = (spearman(column[present], lengths[present]) for column in (values, computed))
+    return Derived(name, len(computed), int(present.sum()), is_there, before_rho, after_rho, how)
 
 
 def residual(signal: Floats, length: Floats) -> Floats:
@@ -130,16 +129,16 @@ def residual(signal: Floats, length: Floats) -> Floats:
     Raises:
         InputError: a length of zero or less, or scipy is not installed.
     """
-    there = np.isfinite(signal) & np.isfinite(length)
-    if (length[there] <= 0).any():
+    present = np.isfinite(signal) & np.isfinite(length)
+    if (length[present] <= 0).any():
         raise InputError(
-            f"a length of {length[there].min():g} has no logarithm; take --length-free rank-in-bin."
+            f"a length of {length[present].min():g} has no logarithm; take --length-free rank-in-bin."
         )
-    distinct, inverse, counts = np.unique(length[there], return_inverse=True, return_counts=True)
-    means = np.bincount(inverse, signal[there]) / counts
-    left = np.full(len(signal), np.nan)
-    left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
-    return left
+    distinct, inverse, counts = np.unique(length[present], return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, signal[present]) / counts
+    remainder = np.full(len(signal), np.nan)
+    remainder[present] = signal[present] - _spline(np.log(distinct), means, counts)[inverse]
+    return remainder
 
 
 def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
@@ -176,8 +175,8 @@ def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     """
     if bins < 1:
         raise InputError(f"--bins {bins}: at least one.")
-    there = np.isfinite(signal) & np.isfinite(length)
-    _, bin_of = np.unique(even_bins(length[there], bins), return_inverse=True)
+    present = np.isfinite(signal) & np.isfinite(length)
+    _, bin_of = np.unique(even_bins(length[present], bins), return_inverse=True)
     whole = np.full(len(signal), np.nan)
-    whole[there] = Ranked(signal[there], Strata(bin_of)).scores + 0.5
+    whole[present] = Ranked(signal[present], Strata(bin_of)).scores + 0.5
     return whole

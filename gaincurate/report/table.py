@@ -150,14 +150,14 @@ def _source_columns(scored: ScoredSet) -> dict[str, pa.DataType]:
 
 def _kind(scored: ScoredSet, option: str, name: str) -> pa.DataType:
     """The type of a column of the source, which an option named."""
-    there = _source_columns(scored)
-    if name not in there:
+    columns = _source_columns(scored)
+    if name not in columns:
         raise InputError(
-            f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
-            f"{near(name, there)}.",
+            f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(columns))}"
+            f"{near(name, columns)}.",
             column=name,
         )
-    return there[name]
+    return columns[name]
 
 
 def _listed(names: list[str], most: int = 8) -> str:
@@ -170,8 +170,8 @@ def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
 
     It has two groups or more, and on average three rows in each.
     """
-    there = [name for name, kind in _source_columns(scored).items() if can_group(kind)]
-    likely = [name for word in _GROUPS for name in there if name.rpartition(".")[2].lower() == word]
+    groupable = [name for name, kind in _source_columns(scored).items() if can_group(kind)]
+    likely = [name for word in _GROUPS for name in groupable if name.rpartition(".")[2].lower() == word]
     for place, name in enumerate(likely):
         groups = _groups(scored, name)
         if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):

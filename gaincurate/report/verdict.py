@@ -192,10 +192,9 @@ def _sentence(
         without_targets: dict[Kind, str] = {
             "not-enough-rows": f" has {why}: there is nothing to sort by.",
             "tells-length-only": f" follows question length (rank correlation {length}): sorting by it is "
-            "close to sorting by length, which needs no model. What either is worth for training is not "
-            "known.",
+            "close to sorting by length, which needs no model. The worth of either for training is unknown.",
             "tells-groups-only": f" mostly says which {group} a row is from ({share:.0%} of its order): "
-            "sorting by it picks some of these before others. What that is worth for training is not known.",
+            "sorting by it picks some of these before others. The worth of that for training is unknown.",
             "no-outcomes-to-judge": f" is not question length (rank correlation {length}), but whether to "
             "sort by it is not known: there is nothing to judge it by.",
         }
@@ -232,7 +231,7 @@ def _sentence(
 def _advice(evidence: SignalEvidence, sort: Lift | None) -> str:
     """The advice for a signal that tells more."""
     if not evidence.lifts:
-        return "What sorting by it is worth for training is not known without pass rates."
+        return "The worth of sorting by it for training is unknown without pass rates."
     length = best_end(evidence.lifts, LENGTH)
     if sort is not None:
         control = "" if length is None else f" (by length: {_times(length)})"
@@ -330,13 +329,13 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
     """
     if roles & {"pass-rate", "learnability"}:
         return None
-    text = "What the scores are worth for training cannot be said without pass rates. "
+    text = "The worth of the scores for training is unknown without pass rates. "
     if "difficulty" in roles:
-        text += "A level is another judge's difficulty, and not what this model learns from. "
+        text += "A level is another judge's difficulty, not the learning signal of this model. "
     if verifier is None:
         return (
-            f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
-            "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
+            f"{text}The set has no column of answers for a verifier: `gaincurate difficulty rollout` takes "
+            "one with --answer-column, or a custom verifier with --verifier module:function."
         )
     references = max(1, min(512, rows))
     command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
