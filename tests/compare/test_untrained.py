@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from column_sets import column_set
 from command import run, tree
 from compare_command import small_sets, toml
 from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, ArmJob
@@ -119,6 +117,7 @@ def test_an_arm_that_was_refused_may_come_again_mended(bench: Bench) -> None:
         (["sauce"], r"has no column 'sauce'; it has .*source"),
         (["same"], r"has 1 of them for 40 prompts\. Name columns with two tasks or more"),
         (["gc_id"], r"has 40 of them for 40 prompts\."),
+        (["tags"], r"tasks = \['tags'\]: tags holds list<.*>, not names\."),
     ],
 )
 def test_columns_that_are_no_tasks_are_refused(bench: Bench, columns: list[str], sentence: str) -> None:
@@ -134,12 +133,6 @@ def test_a_task_is_what_its_columns_say_together_and_may_be_named_later(bench: B
     assert names["heldout3"] == "task 3 1"
     assert len(set(names.values())) == 8
     assert tasks_by_id(heldout, []) == {}
-    source = {"info": pa.array([{"kind": "a"}, None]), "tags": pa.array([["a"], ["b"]])}
-    nested = ScoredSet(column_set(tmp_path / "nested", [3, 3], {}, source, names=["p", "q"]))
-    assert tasks_by_id(nested, ["info.kind"]) == {"p": "a", "q": "(none)"}
-    for name in source:
-        with pytest.raises(InputError, match=rf"tasks = \['{name}'\]: {name} holds (struct|list)"):
-            tasks_by_id(nested, [name])
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is(tmp_path: Pa
     assert {a["href"] for a in found.all("a")} <= {f"#{name}" for name in ids}
     assert not ids & {"relations", "lifts", "outcomes", "run"}
     assert "Too few rows to say" in found.text
-    assert "cannot be said without pass rates" in found.text
+    assert "is unknown without pass rates" in found.text
     assert f"gaincurate hygiene {tmp_path / 'set'}" in found.text
     assert "--drop" not in found.text
 
