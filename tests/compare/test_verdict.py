@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from compare_results import task_effects, task_of, truth, world
 from gaincurate.compare.verdict import (
     Difference,
-    Interval,
     bands,
     differences,
     differences_over_tasks,
@@ -33,12 +32,12 @@ TOKENS = np.array([0.0, 50.0, 100.0])
 NINE = ["uniform", *"abcdefgh"]
 
 
-def width(interval: Interval | None) -> float:
+def width(interval: tuple[float, float] | None) -> float:
     assert interval is not None
     return interval[1] - interval[0]
 
 
-def covers(interval: Interval | None, value: float) -> bool:
+def covers(interval: tuple[float, float] | None, value: float) -> bool:
     assert interval is not None
     return interval[0] <= value <= interval[1]
 
