@@ -21,7 +21,7 @@ def small_sets(folder: Path) -> dict[str, Any]:
     tasks = {"source": [f"task {k % 8}" for k in range(40)], "level": [k % 2 for k in range(40)]}
     for name in ("scored", "heldout"):
         names = [f"{name}{k}" for k in range(40)]
-        column_set(folder / name, [3] * 40, {}, tasks | {"same": [1] * 40}, names=names)
+        column_set(folder / name, [3] * 40, {}, tasks | {"same": [1] * 40, "tags": [[1]] * 40}, names=names)
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model/config.json").write_text("{}")
     (folder / "model/model.safetensors").touch()

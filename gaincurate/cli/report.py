@@ -91,11 +91,11 @@ def print_blocks(blocks: Sequence[Block]) -> None:
 
 def _shown(cell: Cell, cut: bool) -> str:
     """A cell in characters that every terminal has, a text of the data cut to one line."""
-    from gaincurate.report.parts import Figure
+    from gaincurate.report.parts import FigureText
 
     if cut:
         return output.excerpt(str(cell), output.WIDTH)
-    plain = output.plain(f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell))
+    plain = output.plain(f"{cell.value} {cell.half}".rstrip() if isinstance(cell, FigureText) else str(cell))
     return "-" if plain == NONE else re.sub(rf"{MINUS}(?=\d)", "-", plain)
 
 

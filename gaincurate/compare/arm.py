@@ -1,9 +1,9 @@
 """One arm with one seed: its settings, its costs, and the process that trains it and judges its checkpoints.
 
 Scoring, re-scoring and references are charged to the arm that needs them, so arms are compared at equal cost.
-An arm is a process of its own, so that it cannot change another one's random state. It holds the model, so it
-also judges. Every step leaves files that say that it was done: the run, the trainer's marks, a rollout set of
-each mark. So a killed arm goes on where it was.
+Each arm has its own process, so that it cannot change another one's random state. The process holds the
+model, so it also judges. Each finished step leaves files: the run, the trainer's marks, a rollout set per
+mark. A killed arm continues from these files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.artifact import RUN as RUN_FACTS
+from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import digest_json, make_folder, remove_temporaries
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
@@ -44,7 +43,7 @@ from gaincurate.schedule.run import Run, same_file
 from gaincurate.schedule.strategies.dots import DotsOptions
 
 TASK, PROGRESS, COST = "arm.json", "progress.json", "cost.json"
-RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
+RUN_FOLDER, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 TRAINED = 0.9  # the share of an arm's work that is training; the rest is judging
 STEP = "gaincurate/step"  # the key of a trainer's log entry with the cost of the step
 _OF_SCHEDULE = {"strategy", "by", "ascending", "rescore", "stratify", "clusters", "group_weights"}
@@ -57,7 +56,7 @@ class ArmJob:
 
     def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
         self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
-        # Of schedule and trainer: no two arms share random numbers, so one strategy under two names is two.
+        # The seed of schedule and trainer: no two arms share random numbers, whatever their strategies.
         self.number = int(digest_json([arm.name, seed])[:7], 16)
         self.key: Json = {"arm": arm.name, "seed": seed}
 
@@ -83,13 +82,13 @@ class ArmJob:
         return read_sealed(path)["share"] if path.exists() else 0.0
 
     def prepare(self) -> None:
-        """Open the arm's run, unless it is open, and write what its process needs to know.
+        """Start the arm's run unless it exists, and write the settings for its process.
 
         Raises:
-            InputError: the strategy cannot do with the set or an option.
+            InputError: the strategy does not accept the set or an option.
         """
         make_folder(self.folder)
-        if not (self.folder / RUN / RUN_FACTS).exists():
+        if not (self.folder / RUN_FOLDER / RUN).exists():
             start(self.schedule())
         settings = {"comparison": self.comparison, "arm": self.arm}
         task = {name: setting.model_dump(mode="json") for name, setting in settings.items()}
@@ -98,8 +97,9 @@ class ArmJob:
     def schedule(self) -> ScheduleConfig:
         """The settings of the arm's run."""
         comparison, arm, options = self.comparison, self.arm, dict(self.arm.options)
-        prompts, steps = comparison.fresh_prompts(arm), comparison.steps_of(arm)
-        if issubclass(base.load(arm.strategy).Options, DotsOptions):  # it rolls out references of its own
+        replay, steps = comparison.replay_of(arm), comparison.steps_of(arm)
+        prompts = comparison.prompts_of(arm) if replay is None else replay.fresh_groups
+        if issubclass(base.load(arm.strategy).Options, DotsOptions):  # it rolls out its own references
             rollout = _rollouts(comparison)
             rollout |= {"samples": comparison.group, "temperature": comparison.temperature}
             options = {"refresh_every": steps, "success": comparison.success, **options}
@@ -109,9 +109,9 @@ class ArmJob:
             {
                 **arm.model_dump(include=_OF_SCHEDULE),
                 "scored": comparison.scored,
-                "run": self.folder / RUN,
+                "run": self.folder / RUN_FOLDER,
                 "budget": prompts * steps,
-                # The budget lasts for as many where every completion has a single token, and one more.
+                # The number of rounds if every completion had a single token, plus one.
                 "rounds": -(-comparison.budget_tokens // (prompts * steps * comparison.group)) + 1,
                 "seed": self.number,
                 "options": options,
@@ -121,17 +121,19 @@ class ArmJob:
         )
 
     def scoring(self) -> int:
-        """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""
+        """Tokens charged before training: the scoring pass if draws depend on scores, and `spent_before`."""
         if not self.arm.needs_scores:
             return self.arm.spent_before
         tokens = prompt_tokens(ScoredSet(self.comparison.scored))
         return round(tokens * self.comparison.prefill_weight) + self.arm.spent_before
 
     def work(self, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
-        """Train to the last mark and judge all of them, in a process; the seconds that it took.
+        """Train to the last mark and judge all marks in a process; returns its duration in seconds.
 
-        `watch` is called now and then with the seconds so far, and what it raises ends the process. A process
-        that fails is a TrainerError, and what it saved is kept.
+        `watch` is called repeatedly with the elapsed seconds; an exception from it ends the process.
+
+        Raises:
+            TrainerError: the process failed; what it saved is kept.
         """
         command = [sys.executable, "-m", "gaincurate.compare.arm", str(self.folder)]
         try:
@@ -170,7 +172,7 @@ class ArmJob:
         return [row for k in marks for row in self.judged(self.mark(k) / ROLLOUTS, k + 1, prompts)]
 
     def judged(self, rollouts: Path, mark: int, prompts: Sequence[str]) -> list[Json]:
-        """How a model did on each held-out prompt; 0 samples where none could be judged."""
+        """A row per held-out prompt for one model; `samples` is 0 if no completion could be judged."""
         table = pa.concat_tables(RolloutSet(rollouts).tables([ID, "tokens"]))
         sums = table.group_by(ID).aggregate([("tokens", "sum")]).to_pylist()
         tokens = {row[ID]: row["tokens_sum"] for row in sums}
@@ -209,10 +211,10 @@ def prompt_tokens(scored: ScoredSet) -> int:
 
 
 class Marks:
-    """Counts generated tokens, has a checkpoint saved at each mark, and ends the training at the last one.
+    """Counts generated tokens, requests a checkpoint at each mark, and ends the training at the last one.
 
-    A callback of the trainer, after the one that follows the run, which reports a step's outcomes before they
-    are counted here. Seconds are counted since `begun`, by `time.monotonic`.
+    The trainer must call it after the callback that follows the run, which reports the outcomes that are
+    counted here. Seconds are counted from `begun`, a value of `time.monotonic`.
     """
 
     def __init__(self, job: ArmJob, run: Run, begun: float) -> None:
@@ -225,7 +227,7 @@ class Marks:
         self._prompts = {gc_id: facts for gc_id, *facts in zip(*columns, strict=True)}
 
     def spent(self) -> Json:
-        """Tokens up to now, in all and by what they were spent on."""
+        """Tokens spent up to now: the sum, and its parts by purpose."""
         for round_ in range(len(self._to_draw), self._round + 1):
             references = self._run.plan(round_).get("references") or {}
             again = self._run.folder.glob(f"scores/{round_ - 1:05d}*")
@@ -242,7 +244,7 @@ class Marks:
         return {"tokens": sum(parts.values()), **parts}
 
     def measure(self, step: int) -> Json:
-        """The columns of `results.SCHEMAS` for an optimizer step; of one that was repeated, the last time.
+        """The columns of `results.SCHEMAS` for an optimizer step; for a repeated step, of the last time.
 
         `effective` is the share of prompts whose rollouts differ in reward and so have an advantage.
         """
@@ -266,7 +268,7 @@ class Marks:
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
+        """Continue from the checkpoint's counts; make up for a mark or an end that a kill prevented."""
         self._to_draw.clear()  # the run may have gone back
         if logs := [entry[STEP] for entry in state.log_history if STEP in entry]:
             self._round, self._trained, self._before = (logs[-1][k] for k in ("round", "training", "seconds"))
@@ -276,7 +278,7 @@ class Marks:
             control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Count the step, and have a checkpoint saved where it passed a mark."""
+        """Count the step, and request a checkpoint if it passed a mark."""
         self._round = self._run.round
         self._last = self.measure(state.global_step)
         self._trained += self._last["completion_tokens"]
@@ -287,7 +289,7 @@ class Marks:
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Put what the step cost beside what the trainer says of it."""
+        """Add the step's costs to the trainer's log entry of the step."""
         if self._last is None:  # the summary at the end
             return
         step, spent, self._last = self._last, self.spent(), None
@@ -297,7 +299,7 @@ class Marks:
         write_sealed(self._job.folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Keep the weights of a checkpoint that passed a mark, whatever is rotated away later."""
+        """Keep the weights of a checkpoint that passed a mark; the trainer deletes its checkpoints later."""
         spent, checkpoint = self.spent(), Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for mark in self._passed(spent["tokens"]):
             shutil.rmtree(mark, ignore_errors=True)
@@ -306,8 +308,7 @@ class Marks:
                 if path.suffix in _OF_A_MODEL:
                     same_file(path, mark / path.name)
             logs = [entry for entry in state.log_history if STEP in entry]
-            seconds = logs[-1][STEP]["seconds"]
-            cost = {**spent, "step": state.global_step, "seconds": seconds, "steps": logs}
+            cost = {**spent, "step": state.global_step, "seconds": logs[-1][STEP]["seconds"], "steps": logs}
             write_sealed(mark / COST, cost)
 
     def _passed(self, spent: int) -> list[Path]:
@@ -334,8 +335,8 @@ def main(folder: Path) -> None:
 
 
 def train(job: ArmJob) -> None:
-    """Train to the last mark, or go on where an earlier process stopped."""
-    # Here, because judging needs no trainer.
+    """Train to the last mark, or continue where an earlier process stopped."""
+    # Imported here because judging needs no trainer.
     import trl
     from transformers import TrainerCallback
 
@@ -343,16 +344,16 @@ def train(job: ArmJob) -> None:
     from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
     class Callback(Marks, TrainerCallback):
-        """Without the events that `Marks` has nothing to do with."""
+        """`Marks`, with TRL's empty methods for all other events."""
 
-    run, comparison, replay = Run(job.folder / RUN), job.comparison, job.arm.replay
+    run, comparison, replay = Run(job.folder / RUN_FOLDER), job.comparison, job.arm.replay
     prompts = comparison.prompts_of(job.arm)
     settings = {
         "learning_rate": comparison.learning_rate,
         "lr_scheduler_type": "constant",
         "report_to": "none",
         "disable_tqdm": True,
-        **comparison.train,  # which may change the ones before alone
+        **comparison.train,  # may replace the settings above only
         "output_dir": str(job.folder / TRAINER),
         "num_train_epochs": run.config.rounds,
         "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
@@ -386,7 +387,7 @@ def train(job: ArmJob) -> None:
 
 
 def verified(scored: ScoredSet, comparison: Comparison, pool: VerifierPool) -> Callable[..., Rewards]:
-    """A reward function that asks the verifier; None where it could not judge."""
+    """A reward function for TRL: 1 or 0 by the verifier, None where it could not judge."""
     column = answer_column(scored, comparison.answer_column, needed=":" not in comparison.verifier)
     ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
     prompts: dict[str, Prompt] = {}

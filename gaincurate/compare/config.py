@@ -2,9 +2,9 @@
 
 Unknown names are refused, because a misspelt setting would change nothing and look as if it did. The arms
 `uniform` and `length` are added where they are missing: a strategy that beats neither is of no use. An arm
-that replays, or that takes steps of another size, is given uniform sampling with the same as its control:
+that replays, or whose steps have another size, gets uniform sampling with the same settings as its control:
 more steps at equal tokens often gain more than a choice of prompts does. Of `[train]`, the fields that a
-comparison uses are checked here, and TRL's class checks the others (`runner.check_means`).
+comparison uses are checked here, and `runner.check_means` refuses fields that TRL does not have.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},
     "length": {"strategy": "length", "options": {"sigma": "0.13N"}},  # the paper's width, for its set's size
 }
-"""Arms that every comparison has: what costs nothing, and what length alone gives."""
+"""Arms that every comparison has: random prompts, and an order by length, which needs no model."""
 OURS = {
     "output_dir", "num_train_epochs", "max_steps", "save_strategy", "save_steps", "save_total_limit",
     "num_generations", "shuffle_dataset", "seed", "resume_from_checkpoint", "temperature",
@@ -92,11 +92,11 @@ class Arm(Frozen):
     step_prompts: Count | None = None  # prompts of an optimizer step, where this arm's differ
     round_steps: Count | None = None  # steps in a round, where this arm's differ
     spent_before: int = Field(default=0, ge=0, lt=2**53)
-    """Tokens that its order cost beforehand besides the scoring pass: rollouts of a column, say."""
+    """Tokens that its order cost beforehand, besides the scoring pass, such as rollouts for pass rates."""
 
     @property
     def needs_scores(self) -> bool:
-        """Whether its draws go by what the model gave for each prompt, which costs a scoring pass.
+        """Whether its draws depend on scores or embeddings, which cost a scoring pass.
 
         Raises:
             InputError: there is no such strategy.
@@ -107,7 +107,7 @@ class Arm(Frozen):
         by = self.by or kind.by
         if by is not None and by.startswith(PREFIX) and by not in _COUNTS:
             return True
-        if ":" in self.strategy and self.by is not None:  # of the user's own, by a column of theirs
+        if ":" in self.strategy and self.by is not None:  # a custom strategy, by a column of the data
             return False
         return kind.goes_by_scores(self.options)
 
@@ -125,7 +125,7 @@ class Evaluation(Frozen):
 class Tune(Frozen):
     """The grid of `gaincurate compare --tune`: uniform sampling before any arm, at equal tokens.
 
-    Factors of the learning rate of `[train]`, of `step_prompts` and of `group`, each with each of the others.
+    Every combination of factors of the learning rate of `[train]`, of `step_prompts` and of `group` is tried.
     """
 
     learning_rate: Factors = [0.5, 1.0, 2.0]
@@ -143,7 +143,7 @@ class Comparison(Frozen):
     verifier: str  # as in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts
     answer_column: str | None = None  # with the gold answers. Default: the one that the set was scored with
     tasks: list[str] | None = None
-    """Columns of the held-out set that say, together, of which task a prompt is; `[]` for no tasks.
+    """Columns of the held-out set that together identify a prompt's task; `[]` for no tasks.
     Default: one that is named like a source or a task and has more than one value."""
     success: float = Field(default=1.0, gt=0, le=1)  # a completion is right from this reward on
     budget_tokens: Tokens  # generated tokens of each arm and seed, all costs included
@@ -228,16 +228,11 @@ class Comparison(Frozen):
         prompts, replay = self.prompts_of(arm), arm.replay
         return ReplayConfig(prompts, self.group, replay.capacity or prompts, replay.fresh_share)
 
-    def fresh_prompts(self, arm: Arm) -> int:
-        """Prompts that a step of an arm generates for."""
-        replay = self.replay_of(arm)
-        return self.prompts_of(arm) if replay is None else replay.fresh_groups
-
     def control_of(self, arm: Arm) -> Arm | None:
         """Uniform sampling with the replay and the size of a step that an arm has.
 
-        None where the arm shares both with `uniform`, and where it is just that itself. An arm of the
-        comparison that is just that is its control, whatever its name.
+        None if the arm shares both with `uniform`, or is such a control itself. If the comparison has such an
+        arm under another name, that arm is the control.
         """
         prompts, shared = self.prompts_of(arm), {"replay", "step_prompts", "round_steps"}
         if arm.replay is None and prompts == self.step_prompts:
@@ -250,12 +245,12 @@ class Comparison(Frozen):
             alike = other.model_dump(exclude=free) == made.model_dump(exclude=free)
             if alike and self.prompts_of(other) == prompts:
                 return None if other.name == arm.name else other
-        taken = {other.name for other in self.arms}  # by replay with other settings, say
+        taken = {other.name for other in self.arms}  # such as by replay with other settings
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return made.model_copy(update={"name": next(name for name in names if name not in taken)})
 
     def with_controls(self) -> Comparison:
-        """The same with the control of every arm that has one and lacks it, after the arms, if asked for."""
+        """The comparison with the missing controls of its arms added at the end, if `controls` is true."""
         comparison = self
         for arm in self.arms if self.controls else ():
             control = comparison.control_of(arm)
@@ -274,10 +269,10 @@ class Comparison(Frozen):
         return list(dict.fromkeys(settings))
 
     def tuned(self, learning_rate: float, step_prompts: int, group: int) -> Comparison:
-        """The same with another learning rate, size of a step and of a group for all arms that share them.
+        """The comparison with another learning rate, `step_prompts` and `group` for arms that share them.
 
-        A round keeps its prompts, so it has more steps where a step has fewer prompts: what a round costs
-        beside its training, such as references, does not change.
+        A round keeps its number of prompts, so smaller steps mean more steps per round: the other costs of a
+        round, such as references, do not change.
 
         Raises:
             InputError: an arm cannot have steps of this size.
@@ -296,15 +291,15 @@ class Comparison(Frozen):
 
 
 def _half_up(value: float, least: int = 1) -> int:
-    """The nearest whole number, upwards from a half, and no less than the least."""
+    """The nearest whole number, halves rounded up, and at least `least`."""
     return max(least, math.floor(value + 0.5))
 
 
 def read_comparison(path: Path) -> Comparison:
-    """The comparison that a TOML file asks for; folders in it are relative to the file.
+    """Read a comparison from a TOML file; folders in it are relative to the file.
 
     Raises:
-        InputError: it is no TOML, has a name that there is not, or a value that cannot be.
+        InputError: it is no TOML, or it has an unknown name or an invalid value.
         StorageError: it cannot be read.
     """
     try:
@@ -320,10 +315,10 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def checked_comparison(settings: dict[str, Any], where: str = "the comparison") -> Comparison:
-    """A comparison of plain values, with the controls added in front.
+    """A comparison from plain values, with `uniform` and `length` in front if they are missing.
 
     Raises:
-        InputError: a name that there is not, or a value that cannot be.
+        InputError: an unknown name or an invalid value.
     """
     try:
         comparison = Comparison(**settings)

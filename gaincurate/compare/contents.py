@@ -12,18 +12,7 @@ from gaincurate.compare.document import reached_at
 from gaincurate.compare.verdict import THESE
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
-from gaincurate.report.parts import (
-    Block,
-    Heading,
-    Part,
-    Picture,
-    Table,
-    count,
-    number,
-    plain,
-    records,
-    signed,
-)
+from gaincurate.report.parts import Block, Heading, Part, Picture, Table, count, plain, records, signed
 from gaincurate.report.plots import Curve, Points, intervals, lines
 
 _OVER = {
@@ -35,8 +24,8 @@ _OVER = {
     ),
     "seconds": (
         "Against wall time",
-        "Seconds of training on this machine, with scoring again and reference rollouts; loading, judging "
-        "and the first scoring pass, which the set had before, are left out.",
+        "Seconds of training on this machine, with repeated scoring and reference rollouts; without loading, "
+        "judging and the first scoring pass.",
     ),
 }
 
@@ -81,13 +70,15 @@ def _final(comparison: Json) -> Part:
     ]
     names = ["arm", *(f"seed_{seed}" for seed in comparison["setting"]["seeds"])]
     seeds = [dict(zip(names, [arm["arm"], *arm["accuracy_by_seed"]], strict=True)) for arm in arms]
-    caption = "ratios are of what an arm and the baseline spent until the baseline's final accuracy"
+    caption = (
+        "At the end; tokens ratio: tokens to the baseline's final accuracy, the arm's over the baseline's"
+    )
     blocks: list[Block] = [
         "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "
         f"{comparison['setting']['claim']} that hold for all arms of a family together.",
         *([picture] if picture else []),
         _verdicts(comparison),
-        records(f"At the end: {caption}", ends),
+        records(caption, ends),
         records("Final accuracy of every seed", seeds, detail=True),
     ]
     return Part("final", "At the end", blocks)
@@ -216,14 +207,13 @@ def _training(comparison: Json) -> Part:
         over_training(comparison, name, title)
         for name, title in (("effective", "effective prompts"), ("reward", "mean reward"))
     ]
-    caption = "with angle: rank correlation of the gradient's norm with the mean angle of a step"
+    caption = "All seeds; with angle: rank correlation of the gradient's norm with the mean angle of a step"
     blocks: list[Block] = [
         "A group of rollouts teaches GRPO something only where its rewards differ: the share of such "
-        "prompts is what a strategy wants to raise. A higher share that does not end in a higher accuracy "
-        "is worth nothing. The mean reward rises as a strategy picks easier prompts as well as when the "
-        "model gets better.",
+        "prompts is what a strategy wants to raise. A higher share without a higher final accuracy is worth "
+        "nothing. The mean reward rises if a strategy picks easier prompts, and if the model improves.",
         *filter(None, pictures),
-        records(f"All seeds; {caption}", rows),
+        records(caption, rows),
     ]
     return Part("training", "While training", blocks)
 
@@ -233,8 +223,8 @@ def _cost(comparison: Json) -> Part:
     rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
     columns = "arm training references scoring rescoring tokens steps seconds"
     blocks: list[Block] = [
-        "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a step "
-        "that is begun is ended.",
+        "The budget of an arm includes all of its costs. An arm may exceed it slightly, because a started "
+        "step is finished.",
         records("Tokens until the last mark, mean over seeds", rows, columns),
     ]
     return Part("cost", "What it cost", blocks)
@@ -248,7 +238,7 @@ def _tuning(tuned: Json) -> Part:
             "prompts a step": str(row["step_prompts"]),
             "rollouts a prompt": str(row["group"]),
             "right": f"{row['accuracy']:.3f}",
-            "steps": number(row["steps"]),
+            "steps": row["steps"],
             "choice": "chosen" if tuned["chosen"].items() <= row.items() else "",
         }
         for row in tuned["grid"]
@@ -271,5 +261,4 @@ def _made(comparison: Json) -> Part:
         for arm, values in settings.items()
     ]
     table = records("Settings in which the arms differ", rows, left=["settings"])
-    blocks: list[Block] = [table, Heading("What all arms share"), facts]
-    return Part("made", "How this was made", blocks, detail=True)
+    return Part("made", "How this was made", [table, Heading("What all arms share"), facts], detail=True)

@@ -17,21 +17,22 @@ import numpy as np
 
 from gaincurate.compare import verdict
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import OTHERS, THESE, Claim, Ints, Resampled
+from gaincurate.compare.verdict import OTHERS, THESE, Claim, Resampled
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_value
-from gaincurate.core.stats import Floats, spearman, spearman_given
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.stats import spearman, spearman_given
 from gaincurate.report.parts import listed
 
 BASELINE, SECOND = "uniform", "length"
 FORMAT = 2
-# Of an arm's settings: nothing was asked for.
+# Defaults in an arm's settings, which are not listed.
 _UNSET = {"options": {}, "rescore": {}, "spent_before": 0, "stratify": "none"}
 Steps = Mapping[str, Floats]
 _COSTS = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
 PARTS = 10  # of the budget, in `over_time`
-_FEWEST = 10  # steps, under which a correlation says nothing
-_MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
+_FEWEST = 10  # steps of a correlation
+_MUCH = 0.25  # share of a budget that, spent before the training, needs a note
 _SAME = "no difference seen"
 
 
@@ -39,8 +40,8 @@ def document(results: Results) -> Json:
     """All measures.
 
     Returns:
-        `setting`; `headline`, `against_length` and `notes`, sentences; `arms`, a list with what each one cost
-        and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
+        `setting`; `headline`, `against_length` and `notes`, sentences; `arms`, a list with the costs, results
+        and `sentence` of each arm. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
     """
     arms, codes = results.arms, None
     if results.tasks is not None:
@@ -89,7 +90,7 @@ def document(results: Results) -> Json:
 
 
 def _setting(results: Results, claim: Claim, codes: Ints | None) -> Json:
-    """The settings, the sets, the baselines, and the tasks: how many of equal size say as much."""
+    """The settings, the sets, the baselines, and the tasks with their effective number."""
     comparison, facts, tasks = results.comparison, results.facts, None
     if results.tasks is not None and codes is not None:
         counts = Counter(sorted(results.tasks))
@@ -194,14 +195,12 @@ def over_time(trained: Sequence[Steps], budget: float) -> Json:
     Returns:
         `effective` is the share of prompts whose rollouts differed in reward, `reward` their mean,
         `replayed` the share of trained rollouts that were not generated for their step, `response_tokens`
-        the mean length of a generated one; None where nothing is known. `parts` has a row for each tenth.
+        the mean length of a generated one; None without data. `parts` has a row for each tenth.
     """
     together = {name: np.concatenate([steps[name] for steps in trained]) for name in trained[0]}
     part = np.clip(np.ceil(together["tokens"] / budget * PARTS) - 1, 0, PARTS - 1).astype(np.int64)
-    parts = []
-    for place in range(PARTS):
-        there = {name: values[part == place] for name, values in together.items()}
-        parts.append({"until": (place + 1) / PARTS, **_means(there)})
+    tenths = [{name: values[part == k] for name, values in together.items()} for k in range(PARTS)]
+    parts = [{"until": k / PARTS, **_means(tenth)} for k, tenth in enumerate(tenths, 1)]
     generated, replayed = together["rollouts"].sum(), np.nansum(together["replayed"])
     return {
         **_means(together),
@@ -226,9 +225,9 @@ def _means(steps: Steps) -> Json:
 def with_angle(trained: Sequence[Steps]) -> Json:
     """Rank correlation of the gradient's norm with the mean angle of a step's prompts, mean over seeds.
 
-    Above 0: steps on prompts of a higher angle had larger gradients. `given_step` is the same without what
-    both have in common with time: an arm that goes from high to low angles while its gradients shrink for
-    other reasons has a correlation of its own making. None where there are too few steps or no angles.
+    Above 0: steps on prompts of a higher angle had larger gradients. `given_step` is the partial correlation
+    given the step: an arm that goes from high to low angles correlates with gradients that shrink for other
+    reasons. None if there are too few steps or no angles.
     """
     both, given_step = list[float | None](), list[float | None]()
     for steps in trained:
@@ -243,13 +242,13 @@ def with_angle(trained: Sequence[Steps]) -> Json:
 
 
 def headline(document: Json) -> str:
-    """The verdicts over all arms, what they are where only prompts may change, and against own controls."""
+    """The verdicts on all arms: against the baseline, for these tasks alone, and against their controls."""
     setting, arms = document["setting"], [arm for arm in document["arms"] if arm["difference"]]
     baseline, answers = setting["baseline"], {arm["arm"]: arm["difference"]["answer"] for arm in arms}
     if "cannot say" in answers.values():
         return (
-            "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. "
-            "Give at least three."
+            "One seed allows no verdict: the effect of a strategy cannot be separated from that of the seed. "
+            "Use at least three."
         )
     count = f"{len(answers)} other {'strategy' if len(answers) == 1 else 'strategies'}"
     where = _where(setting)
@@ -273,7 +272,7 @@ def headline(document: Json) -> str:
 
 
 def _where(setting: Json) -> str:
-    """The tasks that a verdict is about, where it is not these alone."""
+    """The tasks that a verdict is about, empty for these tasks."""
     return f" on {OTHERS}" if setting["claim"] == OTHERS else ""
 
 
@@ -301,7 +300,7 @@ def about_arm(document: Json, arm: Json) -> str:
         )
     points = f"{100 * row['value']:+.1f} right answers of 100 against {baseline}"
     if row["joint"] is None:
-        return f"{name}: cannot say. {points}, with one seed: it may be the seed's doing."
+        return f"{name}: cannot say. {points}, with one seed: it may be the effect of the seed."
     points += f" ({_ends(row)})"
     if row["answer"] == _SAME:
         low, high = (100 * end for end in row["joint"])
@@ -310,12 +309,12 @@ def about_arm(document: Json, arm: Json) -> str:
             units = f"{setting['tasks']['count']:,} tasks"
         text = (
             f"{name}: {_SAME}. {points}: with {setting['seeds_count']} seeds and {units} up to "
-            f"{max(high, 0):.1f} more or {max(-low, 0):.1f} fewer could hide here."
+            f"{max(high, 0):.1f} more or {max(-low, 0):.1f} fewer remain possible."
         )
     else:
         text = f"{name}: {row['answer']} than {baseline}. {points}."
         is_reached = arm["reached"]["spent"] is not None
-        # A target that the model at the start meets says nothing, and noise touches the curve of a worse arm.
+        # Not if the model at the start is at the target; the curve of a worse arm can reach it by noise.
         if learned > 0 and not is_reached:
             text += f" It did not reach {baseline}'s final accuracy within the budget."
         elif learned > 0 and row["answer"] != "worse":
@@ -358,7 +357,7 @@ def about_length(document: Json) -> str | None:
         return None
     where = _where(setting)
     sentence = (
-        f"Against {setting['second']}, which knows nothing but how long a question is, {_with_points(rows)}"
+        f"Against {setting['second']}, which only uses the length of a question, {_with_points(rows)}"
         f"{where} ({setting['baseline']} is left out here: the two are compared above)."
     )
     if where:
@@ -394,46 +393,43 @@ def notes(document: Json, left_out: int) -> list[str]:
         low, high = learned["interval"]
         sentences.append(
             f"It is not clear that {baseline} learned anything ({100 * learned['value']:+.1f} right answers "
-            f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): where nothing is learned, no "
-            "strategy can be told from another. A larger budget or learning rate may show more."
+            f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): without learning, strategies "
+            "cannot differ. A larger budget or learning rate may show more."
         )
     if setting["tuned"] is not None:
         chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
         sentences.append(
             f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
             f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step and "
-            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms have it. It was "
-            f"chosen on the held-out prompts, with other seeds, so {baseline}'s accuracy may be "
-            "flattered a little and no arm's gain is."
+            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms use them. The "
+            f"choice used the held-out prompts with other seeds, so {baseline}'s accuracy may be slightly "
+            "overestimated; the gains of other arms are not."
         )
     shares = {arm["arm"]: arm["cost"]["scoring"] / setting["budget_tokens"] for arm in document["arms"]}
     sentences += [
-        f"{arm} had spent {100 * share:.0f} % of the budget on scores before its first step: its verdict is "
-        "about that price too. A larger budget, or a `prefill_weight` that was measured, may show another."
+        f"{arm} had spent {100 * share:.0f} % of the budget on scores before its first step, and its verdict "
+        "includes this cost. It may change with a larger budget or a measured `prefill_weight`."
         for arm, share in shares.items()
         if share >= _MUCH
     ]
     sentences += [
-        f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
-        f"its own {seeds} seeds alone and are wide."
+        f"The seeds of {arm} differ far more than those of the other arms, so its intervals use only its "
+        f"own {seeds} seeds and are wide."
         for arm in document["apart"]
     ]
     if seeds == 2:
-        sentences.append("With two seeds most differences stay unseen; give at least three.")
+        sentences.append("With two seeds most differences are not detected; use at least three.")
     if seeds > 1 and setting["claim"] == THESE and tasks is None:
         sentences.append(
-            "Nothing says of which task a held-out prompt is, so prompts are taken as independent. Where "
-            "they come in tasks, the verdicts are about more prompts of these tasks and not about others."
+            "No column identifies the tasks of the held-out prompts, so prompts are treated as independent. "
+            "If they belong to tasks, the verdicts hold for more prompts of these tasks, not for other tasks."
         )
     elif seeds > 1 and setting["claim"] == THESE:
         sentences.append(
-            f"The verdicts are about more prompts of these {tasks['count']} tasks, which say as much as "
-            f"{tasks['effective']:.1f} of equal size. With fewer than {verdict.FEWEST_TASKS} nothing is said "
-            "of other tasks."
+            f"The verdicts hold for more prompts of these {tasks['count']} tasks, which count as "
+            f"{tasks['effective']:.1f} of equal size. Fewer than {verdict.FEWEST_TASKS} allow no verdict "
+            "about other tasks."
         )
     if left_out:
-        sentences.append(
-            f"{left_out:,} held-out prompts are left out: of one model at least no completion could be "
-            "judged."
-        )
+        sentences.append(f"{left_out:,} held-out prompts are left out: some model has no judged completion.")
     return sentences

@@ -1,9 +1,9 @@
 """The measurements of a comparison: Arrow files on disk, and the same as arrays.
 
 `evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
-and mark, with what it cost. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
-each held-out prompt. Every figure that a comparison shows is made of these and `comparison.json` alone, so it
-can be shown again without training.
+and mark, with its costs. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
+each held-out prompt. Every figure of a comparison is computed from these files and `comparison.json` alone,
+so the comparison can be shown again without training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 
-FACTS, RESULTS = "comparison.json", "results"  # what was asked for, and the folder of the tables
+FACTS, RESULTS = "comparison.json", "results"  # the settings, and the folder of the tables
 EVALUATIONS, MARKS, STEPS, TASKS = "evaluations", "marks", "steps", "tasks"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 Tables = Mapping[str, pa.Table]
@@ -74,20 +74,20 @@ COSTS, PER_STEP = SCHEMAS[MARKS].names[3:], SCHEMAS[STEPS].names[2:]
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that was measured, in the order of the names; the first mark is the model at the start."""
+    """All measurements, in the order of the names; the first mark is the model at the start."""
 
     facts: Json  # as in `comparison.json`
     arms: list[str]
     seeds: list[int]
     prompts: list[str]
-    left_out: int  # held-out prompts of which some model had no completion that could be judged
+    left_out: int  # held-out prompts for which some model has no judged completion
     right: Floats  # [arms, 1 + marks, seeds, prompts], as the next two
     samples: Floats
     written: Floats  # tokens of all completions
     costs: Mapping[str, Floats]  # by name of `COSTS`, [arms, 1 + marks, seeds]; at the start scoring alone
     steps: Mapping[tuple[str, int], Mapping[str, Floats]]
     """By (arm, seed), for each name in `PER_STEP`, `[steps]`, NaN where there is no value."""
-    tasks: list[str] | None  # of the prompts, None where nothing says them
+    tasks: list[str] | None  # of the prompts; None if no column has them
 
     @property
     def comparison(self) -> Json:
@@ -114,7 +114,7 @@ def read_results(out: Path) -> Results:
 
 
 def results_of(facts: Json, tables: Tables, where: Path) -> Results:
-    """The same of facts and tables as they were read; `where` is for the sentence when they do not fit.
+    """The measurements from facts and tables; errors begin with `where`.
 
     Raises:
         OutputError: the tables are not those of the settings.
@@ -134,9 +134,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     right, samples, written = (filled(evaluations, name, *shape) for name in ("right", "samples", "tokens"))
     judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
     if not judged.any():
-        raise OutputError(
-            f"{where}: of no held-out prompt every model has a completion that could be judged."
-        )
+        raise OutputError(f"{where}: no held-out prompt has a judged completion from every model.")
     costs = {name: filled(tables[MARKS], name, *trained, marks) for name in COSTS}
     start = costs["scoring"][:, :1]  # what an arm has spent on its order before the first step
     for name, values in costs.items():

@@ -1,7 +1,7 @@
-"""A comparison from its settings to its tables: train and judge what is left, then write what was measured.
+"""A comparison from its settings to its tables: train and judge the remaining arms, then write the results.
 
-Several arms may train at a time, each in processes of its own, and what is measured does not depend on how
-many. A killed comparison goes on where it was, because every finished step is a file.
+Several arms may train at a time, each in its own process, and the results do not depend on how many. A killed
+comparison continues where it stopped, because every finished step is a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gaincurate.compare.arm import ArmJob, judging, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.columns import NO_GROUP, fields, read_column
+from gaincurate.core.columns import NO_GROUP, as_texts, fields, read_column
 from gaincurate.core.files import differing_keys, temporary_folder
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.progress import Progress
@@ -41,10 +41,10 @@ from gaincurate.scoring.model import find_model
 from gaincurate.scoring.plan import resolve_machine
 
 START, JOBS, TUNE = "start", "jobs", "tune"
-CHOICE = "tune.json"  # in the folder `tune`: what was tried and what was chosen
+CHOICE = "tune.json"  # in the folder `tune`: the settings that were tried, and the best
 FORMAT = 1
 _FREE = {"arms", "seeds", "scored", "heldout", "tasks", "controls", "tune"}  # settings that may change
-_LOOK = 0.2  # seconds between two looks at what is done
+_LOOK = 0.2  # seconds between two updates of the progress
 
 
 def compare(
@@ -55,17 +55,17 @@ def compare(
     *,
     tune: bool = False,
 ) -> None:
-    """Train and judge what is left of a comparison, so many arms at a time, and write its tables into `out`.
+    """Train and judge the remaining arms, `workers` at a time, and write the tables of the comparison.
 
-    What is measured does not depend on the number of `workers`, but for the seconds. With `tune`, the best
-    settings of uniform sampling are found first, which all arms then have. A folder that was begun so goes on
-    so, whether or not it is asked for again.
+    Apart from the seconds, the results do not depend on `workers`. With `tune`, the best settings of uniform
+    sampling are found first, and all arms use them. A folder that was started with `tune` stays tuned,
+    whether or not a later call has the argument.
 
     Raises:
-        InputError: a set, an arm or a setting is not right.
-        OutputError: the folder holds another comparison.
-        TrainerError: a trainer failed; what was done is kept.
-        LockedError: another process is at work on it.
+        InputError: a set, an arm or a setting is invalid.
+        OutputError: the folder `out` holds another comparison.
+        TrainerError: a trainer failed; finished work is kept.
+        LockedError: another process is working in `out`.
     """
     progress = progress or Progress()
     check(comparison)
@@ -78,7 +78,7 @@ def compare(
         facts, begun = stated(comparison, out)
         jobs = arm_jobs(comparison, out)
         if not all(job.done for job in jobs):
-            check_means(comparison)  # before a file stands for what cannot be trained
+            check_means(comparison)  # before any file is written
         if not (out / FACTS).exists():
             write_sealed(out / FACTS, facts | {"begun": {}})
         if tuning is not None:
@@ -101,7 +101,7 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
         done, or None.
 
     Raises:
-        InputError, OutputError: what the comparison would refuse before the first training.
+        InputError, OutputError: as `compare` raises them before the first training.
     """
     check(comparison)
     check_means(comparison)
@@ -115,13 +115,13 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
         tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]
     stated(comparison, out)
     with temporary_folder() as folder:
-        for arm in comparison.arms:  # what is wrong with one is said here
+        for arm in comparison.arms:  # an invalid arm raises here
             ArmJob(comparison, arm, comparison.seeds[0], folder / arm.name).prepare()
     jobs = [*tuning, *arm_jobs(comparison, out)]
     left = [(job, 1 - job.share) for job in jobs if not job.done]
     tokens = sum(share * max(job.comparison.budget_tokens - job.scoring(), 0) for job, share in left)
     marks = sum(share * job.comparison.marks for job, share in left) + (not (out / START / MANIFEST).exists())
-    costs = [job.cost(len(job.comparison.mark_tokens) - 1) for job in jobs if job.done]
+    costs = [job.cost(job.comparison.marks - 1) for job in jobs if job.done]
     speeds = [cost["seconds"] / max(cost["training"], 1) for cost in costs]
     return {
         "trainings": len(jobs),
@@ -134,9 +134,10 @@ def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool 
 
 
 def _prepare(jobs: Sequence[ArmJob], begun: Collection[str]) -> None:
-    """Prepare jobs, so that what is wrong with one is said before any is trained.
+    """Prepare all jobs, so that an invalid one is refused before any is trained.
 
-    Arms that are not in `begun` were not trained, and the name may stand for another one now.
+    Folders of arms that are not in `begun` are deleted: these were not trained, and the name may have been
+    given to another arm.
     """
     for job in jobs:
         if job.arm.name not in begun:
@@ -154,7 +155,7 @@ def arm_jobs(comparison: Comparison, out: Path) -> list[ArmJob]:
 
 
 def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob]]]:
-    """Each setting of the grid with its training for each seed of the tuning."""
+    """Each setting of the grid, with a training for each seed of the tuning."""
     jobs = []
     for learning_rate, step_prompts, group in comparison.grid():
         setting = comparison.tuned(learning_rate, step_prompts, group).model_copy(update={"marks": 1})
@@ -167,7 +168,7 @@ def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob
 
 
 def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
-    """Have all jobs done, so many at a time. If one fails, the others are tried before it is said."""
+    """Run all jobs, `workers` at a time. If one fails, the others run before the error is raised."""
     left = [job for job in jobs if not job.done]
     stop, failed = threading.Event(), list[TrainerError]()
     shares = {job: job.share if job in left else 1.0 for job in jobs}
@@ -196,8 +197,7 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
                     job, slot = at_work.pop(future)
                     free.append(slot)
                     try:
-                        taken = duration(future.result())
-                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {taken}")
+                        progress.part(f"{job.arm.name}, seed {job.seed}, done in {duration(future.result())}")
                     except TrainerError as error:
                         failed.append(error)
                         progress.note(f"warning: {error}")
@@ -207,14 +207,14 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
     if failed:
         more = f" {len(failed)} of {len(jobs)} trainings failed." if len(failed) > 1 else ""
         raise TrainerError(
-            f"{failed[0]}{more} The others are kept; the same command tries again, and a file without an "
-            "arm leaves it out.",
+            f"{failed[0]}{more} The others are kept. Run the same command to try again, or take the arm out "
+            "of the file.",
             **failed[0].data,
         )
 
 
 def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:
-    """The environment of a job's process: its threads, and of several GPUs its own."""
+    """Variables for a job's process: its threads and, on a machine with several GPUs, its GPU."""
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     variables = {} if comparison.threads is None else dict.fromkeys(limits, str(comparison.threads))
     if workers > 1 and (count := torch.cuda.device_count()) > 1:
@@ -224,12 +224,11 @@ def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, st
 
 
 def check(comparison: Comparison) -> None:
-    """Refuse what is known before anything is spent: no model, prompts in both sets, no tasks in columns."""
+    """Raise `InputError` for a missing model, prompts in both sets, or columns that do not make tasks."""
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
-    shared = set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist())
-    if shared:
+    if shared := set(heldout.column(ID).to_pylist()) & set(scored.column(ID).to_pylist()):
         raise InputError(
             f"{len(shared):,} of the {len(heldout):,} prompts of {comparison.heldout} are in "
             f"{comparison.scored} too, such as {min(shared)}: what is trained on cannot be held out. Take "
@@ -247,7 +246,7 @@ def check(comparison: Comparison) -> None:
 
 
 def task_columns(comparison: Comparison) -> list[str]:
-    """The columns of the held-out set that say the task of a prompt; none where nothing does."""
+    """The columns of the held-out set that identify a prompt's task; empty if there are none."""
     if comparison.tasks is not None:
         return comparison.tasks
     groups, _ = likely_groups(ScoredSet(comparison.heldout))
@@ -258,23 +257,25 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
     """Each prompt's task, by its id: the values of the columns with a space between; {} without columns.
 
     Raises:
-        InputError: the set has no such column.
+        InputError: the set has no such column, or it holds lists or objects.
     """
     kinds, values = dict(fields(scored.schema)), []
     for name in columns:
         column = read_column(scored, name) if name in kinds else scored.column(name)
-        values.append(pc.fill_null(pc.cast(column, pa.string()), NO_GROUP).to_pylist())
+        if pa.types.is_nested(column.type):
+            raise InputError(f"tasks = {list(columns)}: {name} holds {column.type}, not names.", column=name)
+        values.append(pc.fill_null(as_texts(column), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}
 
 
 def check_means(comparison: Comparison) -> None:
-    """See that trainer, model, verifier and gold answers are what a training needs, before the first one.
+    """Check trainer settings, model, verifier and gold answers before the first training.
 
     Raises:
         InputError: TRL has no such setting; the verifier cannot be loaded; a set has no gold answers; far
             more threads than CPUs.
-        ModelError: the model is not here.
+        ModelError: the model cannot be found.
     """
     find_model(model_at_start(comparison))
     for folder in (comparison.scored, comparison.heldout):
@@ -289,10 +290,13 @@ def check_means(comparison: Comparison) -> None:
 
 
 def stated(comparison: Comparison, out: Path) -> tuple[Json, Collection[str]]:
-    """The facts of the folder once all arms are prepared, and the names of those that were prepared before.
+    """The folder's facts for this comparison, and the arms that were prepared before, by name.
 
-    Another comparison there is refused; nothing is written. Arms and seeds may come and go. `begun` has every
-    arm that was ever prepared, so a name stands for one thing. A refused arm may come again, fixed.
+    Nothing is written. `begun` has every arm that was ever prepared, so that a name keeps its meaning when
+    arms and seeds are left out and added again. A refused arm was not prepared and may be changed.
+
+    Raises:
+        OutputError: the folder holds another comparison.
     """
     path = out / FACTS
     before = read_sealed(path) if path.exists() else None
@@ -315,7 +319,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, Collection[str]]:
 
 
 def refuse_others(out: Path) -> None:
-    """A folder with something else, where no comparison was begun."""
+    """Raise `OutputError` for a folder that has other files and no comparison."""
     if (out / FACTS).exists():
         return
     if others := sorted(p.name for p in out.iterdir() if p.name not in (WORK, TUNE)):
@@ -325,9 +329,9 @@ def refuse_others(out: Path) -> None:
 def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -> Json:
     """Train uniform sampling with every setting of the grid, and choose the best on the held-out prompts.
 
-    The choice is made on the prompts that arms are judged on, with seeds of its own. It can flatter uniform
-    sampling a little, and no arm against it. A split would cost every verdict half of its prompts. `grid` of
-    the result has a row for each setting, and `chosen` is the first of those with the highest mean accuracy.
+    The choice uses the held-out prompts and separate seeds. It may overestimate uniform sampling slightly,
+    which favours no other arm. A split would cost every verdict half of its prompts. `grid` of the result has
+    a row for each setting, and `chosen` is the first of those with the highest mean accuracy.
     """
     path = out / TUNE / CHOICE
     if (out / FACTS).exists() and not path.exists():
@@ -387,7 +391,7 @@ def _refuse_change(sentence: str, before: Json, now: Json, more: str = "") -> No
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
-    """Write everything that is on disk into tables."""
+    """Write the measurements of all jobs into the tables."""
     heldout = ScoredSet(comparison.heldout)
     prompts, tasks = heldout.column(ID).to_pylist(), tasks_by_id(heldout, task_columns(comparison))
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}

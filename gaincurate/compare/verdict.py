@@ -6,13 +6,13 @@ hold at 95 % for the whole family. There are two claims, and each has a method o
 - "these tasks": other seeds and other prompts of the same tasks, resampled. Prompts are drawn within their
   tasks and together for all arms, seeds and marks, because all are judged on the same ones. The largest of
   the differences, each in units of its own interval, sets the width.
-- "other tasks like these": the tasks could have been others too. A task is one observation of a difference,
-  so there are as many as tasks, and Student's t is used. A percentile bootstrap of a dozen tasks is too
-  narrow. Bonferroni's correction makes the interval hold for the family.
+- "other tasks like these": other tasks too. Each task is one observation of a difference. The intervals are
+  Student's, because a percentile bootstrap of a dozen tasks is too narrow. Bonferroni's correction makes them
+  hold for the family.
 
-Seeds are few, so their spread is that of all arms together, except for an arm whose seeds differ far more
-than the others'. What a seed and a prompt, or a seed and a task, have together is counted once: it is part of
-the spread of the seeds, so it is taken out where it comes a second time.
+Seeds are few, so their spread is estimated from all arms together, except for an arm whose seeds differ far
+more than the others'. The interaction of seeds with prompts or tasks is part of the spread of the seeds, so
+it is subtracted from the spread of prompts or tasks.
 """
 
 from __future__ import annotations
@@ -23,24 +23,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from gaincurate.core.rng import uniforms
-from gaincurate.core.stats import Floats
+from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.difficulty.metrics import beta_quantile
 
 Answer = Literal["better", "worse", "no difference seen", "cannot say"]
 Claim = Literal["these tasks", "other tasks like these"]
 THESE: Claim = "these tasks"
 OTHERS: Claim = "other tasks like these"
-Interval = tuple[float, float]
 Pairs = Sequence[tuple[int, int]]  # the places of arms, and of the arm that each is compared with
-Ints = npt.NDArray[np.int64]
 MASS = 0.95
-FEWEST_TASKS = 5  # with fewer, counted by `task_count`, nothing is said of other tasks
+FEWEST_TASKS = 5  # with fewer, by `task_count`, there is no claim about other tasks
 _POWER = 0.8416212335729143 / 1.959963984540054  # the normal quantile at 0.8 over that at 0.975
 _PROMPTS, _SEEDS, _SPREAD = 11, 12, 13  # streams of random numbers
-_APART = 0.05  # how rarely an arm like the others is taken for one whose seeds differ more
+_APART = 0.05  # level of the test in `unlike`
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +45,13 @@ class Difference:
 
     `interval` is for this arm alone, `joint` for all comparisons together; the answer goes by `joint`.
     `detectable` is the effect that would be seen in about 8 of 10 such comparisons. All three are None with
-    one seed, where nothing tells an arm's effect from a seed's.
+    one seed, because an arm's effect cannot be separated from the seed's.
     """
 
     arm: str
     value: float
-    interval: Interval | None
-    joint: Interval | None
+    interval: tuple[float, float] | None
+    joint: tuple[float, float] | None
     detectable: float | None
     answer: Answer
 
@@ -64,9 +60,9 @@ class Difference:
 class Reached:
     """The cost of an arm until its curve reached the baseline's final accuracy.
 
-    `spent` is None where it is not reached; `share` is that of the budget, `ratio` that of what the baseline
-    itself had spent when it first was there. An end of an interval is None where it is not reached there;
-    `missed` is the part of the draws in which it is not. Intervals are None with one seed.
+    `spent` is None if it did not. `share` is `spent` over the budget, `ratio` is `spent` over the baseline's
+    own cost until then. An end of an interval is None if the accuracy is not reached there; `missed` is the
+    share of draws that do not reach it. Intervals are None with one seed.
     """
 
     arm: str
@@ -82,7 +78,7 @@ def bands(resampled: Resampled) -> Floats | None:
     """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
     if not len(resampled.draws):
         return None
-    half = _half(resampled.draws - resampled.curves)
+    half = np.quantile(abs(resampled.draws - resampled.curves), MASS, axis=0)
     return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
 
 
@@ -101,7 +97,7 @@ def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list
     if not len(pairs):
         return []
     draws = resampled.draws[:, first, -1] - resampled.draws[:, second, -1] - values
-    alone = _half(draws)
+    alone = np.quantile(abs(draws), MASS, axis=0)
     scaled = np.divide(abs(draws), alone, out=np.zeros_like(draws), where=alone > 0)
     critical = max(1.0, float(np.quantile(scaled.max(axis=1), MASS)))
     return [
@@ -136,7 +132,7 @@ def differences_over_tasks(
         return _unknown(arms, pairs, values)
     sizes = np.bincount(tasks)
     if len(sizes) < 2:
-        raise ValueError("one task says nothing of others")
+        raise ValueError("one task gives no evidence about others")
     member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
     parts = (accuracy @ member - whole[:, :, None] * sizes) / prompts  # [arms, seeds, tasks], sums to 0
     correction = len(sizes) / (len(sizes) - 1)
@@ -182,14 +178,8 @@ def _unknown(arms: Sequence[str], pairs: Pairs, values: Floats) -> list[Differen
 
 
 def _pools(arms: int, apart: Sequence[int]) -> list[list[int]]:
-    """Arms whose seeds have one spread."""
+    """The places of arms whose seeds share one spread, pool by pool."""
     return [[arm for arm in range(arms) if arm not in apart], *([arm] for arm in apart)]
-
-
-def _half(draws: Floats) -> Floats:
-    """Half the width of 95 % intervals of draws around 0."""
-    half: Floats = np.quantile(abs(draws), MASS, axis=0)
-    return half
 
 
 def _difference(arm: str, value: float, alone: float, joint: float, power: float) -> Difference:
@@ -226,18 +216,12 @@ def reached(
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         shares, ratios = walks / budget, walks / walks[base]
-    return [
-        Reached(
-            arm,
-            _finite(walks[k, 0]),
-            _finite(shares[k, 0]),
-            _finite(ratios[k, 0]),
-            _ends(shares[k, 1:]),
-            _ends(ratios[k, 1:]),
-            float(np.mean(np.isinf(walks[k, 1:]))) if len(resampled.draws) else None,
-        )
-        for k, arm in enumerate(arms)
-    ]
+    rows = []
+    for arm, walk, share, ratio in zip(arms, walks, shares, ratios, strict=True):
+        missed = float(np.mean(np.isinf(walk[1:]))) if len(resampled.draws) else None
+        measured = _finite(walk[0]), _finite(share[0]), _finite(ratio[0])
+        rows.append(Reached(arm, *measured, _ends(share[1:]), _ends(ratio[1:]), missed))
+    return rows
 
 
 def _finite(value: float) -> float | None:
@@ -247,7 +231,7 @@ def _finite(value: float) -> float | None:
 def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
     if not len(draws):
         return None
-    defined = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
+    defined = draws[~np.isnan(draws)]  # 0 / 0: the model at the start is at the target
     if not len(defined):
         return None, None
     low, high = np.quantile(defined, [(1 - MASS) / 2, (1 + MASS) / 2], method="nearest")
@@ -255,7 +239,7 @@ def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
 
 
 def first_reach(spent: Floats, curve: Floats, target: float) -> float:
-    """Where a curve first is at `target`, in a straight line between marks; infinite if it never is."""
+    """The cost at which a curve first reaches `target`, linear between marks; infinite if it never does."""
     k = int(np.argmax(curve >= target))
     if curve[k] < target:
         return math.inf
@@ -278,7 +262,7 @@ class Resampled:
     apart: list[int]
 
 
-def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, seed: int = 0) -> Resampled:
+def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000) -> Resampled:
     """Resample seeds, and prompts within their tasks.
 
     `accuracy` is mean correctness, `[arms, marks, seeds, prompts]`, in [0, 1], and `tasks` are each prompt's
@@ -294,13 +278,13 @@ def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, 
     begins, size = (np.repeat(each, sizes) for each in (np.cumsum(sizes) - sizes, sizes))
     weights = np.empty((draws, prompts))
     for draw in range(draws):
-        places = begins + (uniforms(seed, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
+        places = begins + (uniforms(0, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
         weights[draw] = np.bincount(order[places], minlength=prompts) / prompts
     drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
     apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
     residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
     for pool in _pools(arms, apart):
-        drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
+        drawn[:, pool] += _seed_parts(residuals[pool], draws, pool[0])
     return Resampled(curves, drawn, apart)
 
 
@@ -316,9 +300,7 @@ def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
     member = np.eye(len(sizes))[tasks]  # [prompts, tasks]
 
     def within(values: Floats) -> Floats:
-        means: Floats = values @ member / sizes
-        centred: Floats = values - means[..., tasks]
-        return centred
+        return np.asarray(values - (values @ member / sizes)[..., tasks])
 
     by_prompt = within(accuracy.mean(axis=2))
     shared = by_prompt.mean(axis=0)
@@ -331,15 +313,14 @@ def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
 
 
 def _scaled(parts: Floats, noise: Floats, freedom: int) -> Floats:
-    """Parts `[..., prompts]` whose variance is what is left of their own without that of the noise."""
+    """Parts `[..., prompts]`, scaled so that their variance is their own less that of the noise."""
     drawn = (parts**2).mean(axis=-1)  # what drawing them again would give
     left = drawn * parts.shape[-1] / freedom - noise
     factor = np.divide(np.clip(left, 0, None), drawn, out=np.zeros_like(drawn), where=drawn > 0)
-    scaled: Floats = parts * np.sqrt(factor)[..., None]
-    return scaled
+    return np.asarray(parts * np.sqrt(factor)[..., None])
 
 
-def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats:
+def _seed_parts(residuals: Floats, draws: int, stream: int) -> Floats:
     """Means of as many residuals as there are seeds, drawn from all arms of a pool, `[draws, arms, marks]`.
 
     Whole curves at a time. A factor of each draw, which all arms of the pool share, makes them follow
@@ -349,9 +330,9 @@ def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats
     pool = residuals.transpose(0, 2, 1).reshape(arms * seeds, marks)
     freedom, parts = arms * (seeds - 1), np.empty((draws, arms, marks))
     for draw in range(draws):
-        chosen = uniforms(seed, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
+        chosen = uniforms(0, draw, _SEEDS + 16 * stream, 0, arms * seeds) * (arms * seeds)
         means = pool[chosen.astype(np.int64)].reshape(arms, seeds, marks).mean(axis=1)
-        parts[draw] = means * student(freedom, uniforms(seed, draw, _SPREAD + 16 * stream, 0, freedom + 2))
+        parts[draw] = means * student(freedom, uniforms(0, draw, _SPREAD + 16 * stream, 0, freedom + 2))
     return parts
 
 

@@ -1,11 +1,11 @@
-"""The report, put together from a scored set and what is known of its prompts.
+"""The report, assembled from a scored set and the observed outcomes of its prompts.
 
 Rollouts and the outcomes of a run are joined to the set by id, as columns of pass rates and of p (1 - p). The
 latter is estimated without bias from G rollouts, as G / (G - 1) times that of the observed rate, because the
 plain value is too low by a tenth with ten rollouts.
 
 The same inputs give the same document. No part grows with the rows: `gaincurate hygiene` lists all rows of a
-check. Bins span the middle of a column, because one far value would leave all others in one bin.
+check. Bins span the middle of a column, because an outlier would leave all other rows in one bin.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report.document import FORMAT, ROUND, About, Column, Document, GroupRate, Outcome, Scatter
+from gaincurate.report.document import FORMAT, ROUND, About, ColumnInfo, Document, GroupRate, Outcome, Scatter
 from gaincurate.report.relations import Pair, relate
-from gaincurate.report.table import LENGTH, Table, read_table
+from gaincurate.report.table import LENGTH, NumericTable, read_table
 from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
@@ -43,16 +43,16 @@ from gaincurate.schedule.run import Run
 
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)
-_TAIL = 0.002  # of the rows to either side may lie beyond the bins
-_FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
-_LEAST = 10  # rows of quartiles
-EXAMPLES = 5  # rows that are shown of a check
-DUPLICATES = HygieneOptions(("duplicates",))
-Policy = tuple[PassRates, list[str]]  # pass rates under the policy's name, and notes
+_TAIL = 0.002  # share of the rows that may lie beyond the bins, on either side
+_FAR = 1.5  # times the width of the middle: a wider column has outliers
+_LEAST = 10  # rows in a bin that has quartiles
+EXAMPLES = 5  # rows of a check that are shown
+Policy = tuple[str, Path, PassRates, list[str]]
+"""`Outcome.source`, where it was read, pass rates under the policy's name, and notes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedPolicy:
     """One policy's pass rates, their facts for the report, and those of each group with observed prompts."""
 
     rates: PassRates
@@ -75,12 +75,12 @@ def report(
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
-        success: from which reward on a rollout of a rollout set is right.
-        group_column: the column of groups; found by name where it is not given.
-        columns: more columns to take for levels.
+        success: the reward from which a rollout of a rollout set is right.
+        group_column: the column of groups. Default: found by name.
+        columns: more columns to use as levels.
 
     Raises:
-        InputError: a column is not there, or what was given cannot be used with this set.
+        InputError: an unknown column, or inputs that do not fit this set.
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
@@ -122,14 +122,14 @@ def report(
         relations=relations,
         lifts=lifts,
         outcomes=[each.outcome for each in observed],
-        hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
+        hygiene=[finding(scored, hits, EXAMPLES) for hits in search(scored, HygieneOptions(("duplicates",)))],
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
     )
 
 
-def _wasted(observed: Sequence[Observed]) -> Estimate | None:
-    """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
+def _wasted(observed: Sequence[ObservedPolicy]) -> Estimate | None:
+    """The share of a uniform step's groups that teach nothing, from the first random sample of rollouts."""
     for each in observed:
         rates = each.rates
         if each.outcome.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
@@ -138,12 +138,12 @@ def _wasted(observed: Sequence[Observed]) -> Estimate | None:
     return None
 
 
-def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
-    """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
+def _made_of(scored: ScoredSet, table: NumericTable, observed: Sequence[ObservedPolicy]) -> frozenset[Pair]:
+    """Pairs of a computed column and pass rates that it was made from, which say nothing of each other."""
     pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
         left, seen, hashes, files = [name], set[str](), set[str](), set[str]()
-        while left:  # also by way of other computed columns
+        while left:  # also through other computed columns
             column = left.pop()
             how = computed.get(column, {}).get("how")
             if column not in seen and isinstance(how, dict):
@@ -153,7 +153,7 @@ def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> f
                 left += how.get("of") or {}
         for each in observed:
             outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.source)})
-            if same or Path(outcome.path).name in files:  # a run goes on, rollouts are added
+            if same or Path(outcome.path).name in files:  # a run that went on, or a set with more rollouts
                 pairs |= {(name, target) for target in (outcome.name, outcome.learnability or "")}
                 made = f"{name} was made from {'' if same else 'another state of '}{outcome.name}"
                 table.notes.append(f"{made} and is not judged by it.")
@@ -172,7 +172,7 @@ def _middle(present: Floats) -> tuple[float, float]:
 
 
 def scatter(signal: str, values: Floats, lengths: Floats) -> Scatter:
-    """A signal against length, both `[rows]`; rows without a value are left out, one row at least has one."""
+    """A signal against length, both `[rows]`, over the rows with a value, of which there is at least one."""
     present = ~np.isnan(values)
     y, x = values[present], lengths[present]
     x_edges, y_edges = _log_edges(x), np.linspace(*_middle(np.sort(y)), BINS + 1)
@@ -188,7 +188,7 @@ def _log_edges(lengths: Floats) -> Floats:
     """Even on a log axis, with no bin narrower than one token."""
     low, high = _middle(np.sort(lengths))
     low, high = max(low, 0.5), max(high, 1.0)
-    edges = np.geomspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = np.geomspace(low, high, BINS + 1)
     whole = np.unique(np.round(edges[1:-1]) + 0.5)
     inner = whole[(whole > low) & (whole < high)]
     return np.concatenate([[edges[0]], inner, [edges[-1]]])
@@ -198,7 +198,7 @@ def run_story(run: Run) -> Json:
     """The facts of a run, round by round."""
     facts = status(run)
     rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]
-    for entry in rounds:  # 0: no line of outcomes had tokens
+    for entry in rounds:  # 0 means that no outcome has a number of tokens
         entry["completion_tokens"] = entry["completion_tokens"] or None
     names = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     seconds = {name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")}
@@ -214,17 +214,13 @@ def observed_table(
     success: float | None = None,
     group_column: str | None = None,
     columns: Sequence[str] = (),
-) -> tuple[Table, list[Observed]]:
+) -> tuple[NumericTable, list[ObservedPolicy]]:
     """The columns of a report, with a column for each policy's pass rates and one for its p (1 - p).
 
     Arguments and errors are those of `report.build.report`.
     """
     table = read_table(scored, group_column=group_column, columns=columns)
-    policies = [
-        ("rollouts", Path(path), *policy)
-        for path in rollouts
-        for policy in _read(Path(path), success, scored)
-    ]
+    policies = [policy for path in rollouts for policy in _read(Path(path), success, scored)]
     if run is not None:
         opened = Run(run)
         if opened.scored.manifest_hash != scored.manifest_hash:
@@ -233,42 +229,44 @@ def observed_table(
         paths = [opened.outcomes(round_) for round_ in range(opened.round + 1)]
         if any(path.exists() and path.stat().st_size for path in paths):
             strategy = opened.config.strategy
-            drawn = f"The prompts were drawn by {strategy}: what holds among them need not hold elsewhere."
-            rates, notes = _of_rounds(pass_rates_of(opened.folder), opened.folder)
-            policies.append(("run", opened.folder, rates, [*notes, drawn]))
+            drawn = f"The prompts were drawn by {strategy}: results for them need not hold for other prompts."
+            policies.append(_of_rounds("run", pass_rates_of(opened.folder), opened.folder, drawn))
         else:
             table.notes.append(f"{opened.folder} has no outcomes yet.")
     ids = scored.column(ID).combine_chunks() if policies else None
-    return table, [_observe(scored, table, ids, *policy) for policy in policies]
+    return table, [_observe(scored, table, ids, policy) for policy in policies]
 
 
 def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
-    """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes."""
+    """Every policy in a rollout set, or in another source that `difficulty predict --rollouts` takes."""
     if not path.exists():
         raise InputError(f"--rollouts {path} does not exist.", path=str(path))
     if is_rollout_set(path):
         rates = of_rollouts(path, success)
         if not rates.ids:
             raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
-        return [(replace(rates, source={"hash": digest_files(sorted(path.rglob("*.arrow")))}), [])]
+        source = {"hash": digest_files(sorted(path.rglob("*.arrow")))}
+        return [("rollouts", path, replace(rates, source=source), [])]
     if success is not None:
         raise InputError(
-            f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
-            "right and wrong rollouts as 1 and 0 there, and leave --success out.",
+            f"--success {success:g} needs a rollout set, which has every reward, and {path} is none. Give "
+            "right and wrong rollouts in it as 1 and 0, and leave --success out.",
             path=str(path),
         )
     policies = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in policies):
-        return [_of_rounds(policies, path)]
+        return [_of_rounds("rollouts", policies, path)]
     names = [path.name if len(policies) == 1 else f"{path.name}, {rates.name}" for rates in policies]
-    return [(replace(rates, name=name), []) for name, rates in zip(names, policies, strict=True)]
+    renamed = [replace(rates, name=name) for name, rates in zip(names, policies, strict=True)]
+    return [("rollouts", path, rates, []) for rates in renamed]
 
 
-def _of_rounds(by_round: Sequence[PassRates], path: Path) -> Policy:
+def _of_rounds(source: str, by_round: Sequence[PassRates], path: Path, *notes: str) -> Policy:
     """All rounds of a run together."""
     rounds = [rates.round for rates in by_round if rates.round is not None]
     changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
-    return replace(pooled(by_round), name=path.name), [changed] if len(by_round) > 1 else []
+    pooled_rates = replace(pooled(by_round), name=path.name)
+    return source, path, pooled_rates, [*([changed] if len(by_round) > 1 else []), *notes]
 
 
 def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
@@ -281,16 +279,9 @@ def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
             yield from hashes_in(value, key)
 
 
-def _observe(
-    scored: ScoredSet,
-    table: Table,
-    ids: pa.Array,
-    source: str,
-    path: Path,
-    rates: PassRates,
-    notes: list[str],
-) -> Observed:
-    """Put a policy's pass rates into the table."""
+def _observe(scored: ScoredSet, table: NumericTable, ids: pa.Array, policy: Policy) -> ObservedPolicy:
+    """Add a policy's pass rates to the table."""
+    source, path, rates, notes = policy
     places = pc.index_in(pa.array(rates.ids, pa.string()).cast(ids.type), value_set=ids)
     in_set = places.is_valid().to_numpy(zero_copy_only=False)
     if not in_set.any():
@@ -306,11 +297,11 @@ def _observe(
     name, learnability = _free(table, f"pass rate ({rates.name})"), None
     made = f"{'rollouts' if source == 'rollouts' else 'a run'}: {path}"
     meaning = "share of rollouts that were right, 0 to 1"
-    table.add(Column(name, "pass-rate", meaning, made), wins / (wins + losses))
+    table.add(ColumnInfo(name, "pass-rate", meaning, made), wins / (wins + losses))
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
         meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
-        table.add(Column(learnability, "learnability", meaning, made), variance)
+        table.add(ColumnInfo(learnability, "learnability", meaning, made), variance)
     outcome = Outcome(
         name=name,
         learnability=learnability,
@@ -336,21 +327,21 @@ def _observe(
             varying = None if np.isnan(varies).all() else float(np.nanmean(varies))
             figures = len(won), float(np.mean(won / (won + lost))), teaches, varying
             groups.append(GroupRate(name, group, *figures))
-    return Observed(rates, outcome, groups)
+    return ObservedPolicy(rates, outcome, groups)
 
 
-def _free(table: Table, name: str) -> str:
-    """The name, with a number behind it where the table has it already."""
+def _free(table: NumericTable, name: str) -> str:
+    """The name, followed by a number if the table has the name already."""
     names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
     return next(free for free in names if free not in table.values)
 
 
 def _notes(source: str, counted: bool, wins: Floats, losses: Floats) -> list[str]:
     if not counted:
-        return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
+        return ["The numbers of rollouts are not known, so p (1 - p) and the ceiling cannot be estimated."]
     notes, count = [], wins + losses
     if (count < 2).all():
-        notes.append("One rollout a prompt says nothing of p (1 - p), nor of its own noise.")
+        notes.append("With one rollout a prompt, neither p (1 - p) nor the noise can be estimated.")
     elif (count < 2).any():
         notes.append(f"Prompts with one rollout, which have no p (1 - p): {int((count < 2).sum()):,}.")
     if np.ptp(count) > 0 and source == "rollouts":
@@ -360,7 +351,7 @@ def _notes(source: str, counted: bool, wins: Floats, losses: Floats) -> list[str
         )
     if (wins != np.round(wins)).any():
         notes.append(
-            "Some rewards lie between right and wrong (--success 1 counts whole ones alone): p (1 - p) is "
-            "then an upper bound of their variance, and the ceiling too low."
+            "Some rewards lie between right and wrong (--success 1 counts only full rewards as right): "
+            "p (1 - p) is then an upper bound of their variance, and the ceiling too low."
         )
     return notes

@@ -1,19 +1,19 @@
 """The document of a report as parts of paragraphs, tables and pictures.
 
-The columns of tables are the fields of the document, by their names there. Everything drawn is binned, or has
-one mark per column, so no part grows with the number of rows. A terminal and a page show the same parts below
-the same sentences. The commands that show predictions of difficulty have their tables from here too.
+The columns of tables are fields of the document, under the same names. Pictures are binned, or have one mark
+per column, so no part grows with the number of rows. A terminal and a page show the same parts. The commands
+that show predictions of difficulty use the tables of this module too.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Bin, Estimate
 from gaincurate.difficulty.metrics import no_better_than_a_constant
-from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
+from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Relation
 from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, number, records, seconds, signed
 from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.table import LENGTH
@@ -36,13 +36,13 @@ _BY_ROUND = (
 
 
 def parts(document: Document) -> list[Part]:
-    """All parts, without those that have nothing to show."""
+    """All parts that have a table, a picture or facts."""
     made = [
         *([] if document.run is None else [_run(document.run)]),
         _length(document),
         _relations(document),
         _lifts(document),
-        _outcomes(document),
+        *([_outcomes(document)] if document.outcomes else []),
         _hygiene(document),
         _made(document),
     ]
@@ -52,7 +52,7 @@ def parts(document: Document) -> list[Part]:
 def to_html(document: Document, explore: str | None = None) -> str:
     """The report as one HTML file; its texts are escaped, and the same document gives the same page.
 
-    `explore` is the page of every prompt beside this one, to link to.
+    `explore` is the file of the page of every prompt, in the same folder, to link to.
     """
     from gaincurate.report.html import page  # needs an extra
 
@@ -67,10 +67,6 @@ def to_html(document: Document, explore: str | None = None) -> str:
         steps=next_steps(document),
         parts=parts(document),
     )
-
-
-def _targets(figures: Iterable[Relation | Lift]) -> list[str]:
-    return list(dict.fromkeys(figure.target for figure in figures))
 
 
 def _run(run: Json) -> Part:
@@ -117,13 +113,13 @@ def _relations(document: Document) -> Part:
         "length and groups. Only the remainder is a reason to compute the signal, because question length "
         "needs no model."
     ]
-    for target in _targets(document.relations):
+    for target in dict.fromkeys(relation.target for relation in document.relations):
         relations = [relation for relation in document.relations if relation.target == target]
         names = [name for name in CONTROLS if getattr(relations[0], name) is not None]
         panels = [
             (name.replace("_", " "), [(r.signal, getattr(r, name)) for r in relations]) for name in names
         ]
-        # The control stands below the signals; it is what the other panels hold fast.
+        # Length, which the other panels control for, is the last row.
         panels[0][1].append((LENGTH, relations[0].length))
         listed = "; ".join(
             f"{r.signal} {signed(r.overall.value)} overall, {signed(r.given_length.value)} given length"
@@ -144,7 +140,7 @@ def _lifts(document: Document) -> Part:
         "and in the middle, divided by the mean of all prompts. At 1, selecting by the column is no "
         "better than random."
     ]
-    for target in _targets(document.lifts):
+    for target in dict.fromkeys(lift.target for lift in document.lifts):
         lifts = [lift for lift in document.lifts if lift.target == target]
         ratios = {(lift.column, lift.end): lift.ratio for lift in lifts}
         names = list(dict.fromkeys(lift.column for lift in lifts))
@@ -159,8 +155,6 @@ def _lifts(document: Document) -> Part:
 
 
 def _outcomes(document: Document) -> Part:
-    if not document.outcomes:
-        return Part("outcomes", "Pass rates", [])
     caption = "The ceiling is the correlation that a perfect prediction would show, given so few rollouts"
     columns = "name prompts rollouts mean always never ceiling mean_variance"
     blocks: list[Block] = [records(caption, document.outcomes, columns)]
@@ -251,9 +245,9 @@ def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
 
 
 def quality(judged: Sequence[tuple[str, Json]], what: str, end: float = 1.0) -> list[Block]:
-    """Tables of `difficulty.metrics.Quality` as JSON has it, with a warning where a constant is as good.
+    """Tables of `difficulty.metrics.Quality` in its JSON form, with a warning where a constant is as good.
 
-    `judged` says of what each quality is, `what` is predicted, and `end` is that of its range from 0.
+    `judged` has a title with each quality; `what` is predicted, in a range from 0 to `end`.
     """
     rows, reliabilities, warnings = [], list[Block](), list[Block]()
     for of, figures in judged:

@@ -1,9 +1,8 @@
 """The report as one value: every number and text that a page or a terminal shows, field by field.
 
-All of it stands in one file because it is the schema of `gaincurate report --json`, which readers of that
-JSON look up here. Correlations are Spearman's unless a field says otherwise. A *column* is named as in the
-scored set, or as in `Document.columns`. No field grows with the number of rows, and the same inputs give
-the same document. Texts come from data and are not to be trusted as markup.
+This file is the schema of `gaincurate report --json`. Correlations are Spearman's unless a field says
+otherwise. A *column* is named as in the scored set, or as in `Document.columns`. No field grows with the
+number of rows, and the same inputs give the same document. Texts come from data and may contain markup.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnInfo:
     """A column of numbers that the report is about."""
 
     name: str  # how figures refer to it
@@ -63,7 +62,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignalVerdict:
     """The verdict on one signal."""
 
     signal: str  # its column
@@ -73,8 +72,8 @@ class Verdict:
     sort_first: str | None  # one of `ENDS`, where sorting by the signal with that end first is worth a trial
     length: Estimate  # correlation with question length
     explained: float | None
-    """The share of its rank variance between bins of similar length (eta squared), 0 to 1: what length says
-    of it in any form; None for a constant signal."""
+    """The share of its rank variance between bins of similar length (eta squared), 0 to 1, which covers
+    relations of any form; None for a constant signal."""
     target: str | None  # the target that decided, or None without any
     estimate: Estimate | None  # the correlation that decided, at `level` rather than 95 %
     level: float  # confidence of that interval: 95 % over all `looks` together (Bonferroni)
@@ -87,12 +86,12 @@ class Document:
 
     format: int  # goes up when a reader of the old one would be wrong
     about: About
-    headline: str  # one or two sentences: should I sort by any of this?
-    unknown: str | None  # what cannot be said with what was given, and the command that finds it out
+    headline: str  # one or two sentences: whether to sort by any signal
+    unknown: str | None  # the question that needs pass rates, and the commands that measure them
     wasted: Estimate | None
     """The share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts."""
-    verdicts: list[Verdict]  # one for each signal, in the set's order
-    columns: list[Column]  # every column of numbers in here
+    verdicts: list[SignalVerdict]  # one for each signal, in the set's order
+    columns: list[ColumnInfo]  # every column of numbers in here
     scatters: list[Scatter]  # each signal against length
     group_shares: list[GroupShare]  # each column against the groups; empty without a group column
     group_rates: list[GroupRate]
@@ -104,7 +103,7 @@ class Document:
     run: Json | None
     """A run over the set, None where none was given: facts of `gaincurate schedule status --json` under their
     names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`."""
-    notes: list[str]  # all that was left out, sampled or found by name, sentence by sentence
+    notes: list[str]  # sentences on columns that were left out, found by name or not judged
 
 
 def to_json(document: Document) -> Json:
@@ -113,10 +112,10 @@ def to_json(document: Document) -> Json:
 
 
 def from_json(value: Any) -> Document:
-    """The document of what `to_json` gave.
+    """The document from the value that `to_json` returned.
 
     Raises:
-        ValueError: it is no such document.
+        ValueError: the value is no such document.
     """
     return TypeAdapter(Document).validate_python(value)
 
@@ -134,7 +133,7 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class GroupShare:
-    """How much of a column's order is which group a row is from."""
+    """The share of a column's order that the group of a row explains."""
 
     column: str
     groups: int
@@ -147,7 +146,7 @@ class GroupShare:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One signal against one target (a level, a pass rate): what is left of it, control by control.
+    """The correlation of one signal with one target (a level, a pass rate), and what each control leaves.
 
     The correlations inside groups are None without a group column.
     """
@@ -156,10 +155,10 @@ class Relation:
     target: str
     overall: Estimate  # over all rows that have both
     given_length: Estimate  # partial correlation given question length
-    within_length_bins: Estimate  # pooled inside bins of like length (nothing assumed of how length acts)
+    within_length_bins: Estimate  # pooled inside bins of similar length, for effects of any form
     within_groups: Estimate | None  # pooled inside groups
     given_length_within_groups: Estimate | None  # partial correlation given length, of ranks inside groups
-    within_length_bins_and_groups: Estimate | None  # pooled inside bins of like length inside each group
+    within_length_bins_and_groups: Estimate | None  # pooled inside bins of similar length in each group
     length: Estimate  # question length against the same target, over the same rows: the control
 
 
@@ -193,9 +192,9 @@ class Outcome:
     never: float  # the same with none right
     ceiling: float | None
     """The highest Pearson correlation that a perfect prediction of pass rates could show, given the noise of
-    so few rollouts; None where it cannot be had."""
+    so few rollouts; None where it cannot be estimated."""
     mean_variance: Estimate  # mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`
-    notes: list[str]  # what to know before believing it
+    notes: list[str]  # reasons to doubt the figures
 
 
 @dataclass(frozen=True, slots=True)

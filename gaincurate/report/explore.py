@@ -1,8 +1,8 @@
 """Every prompt of a report on one page: a table to sort, filter and search, and a map of the embeddings.
 
 The page works from a file, without a server or a library. So all rows are in it, and its size grows with
-them. Above `MOST` rows it has a sample, by a hash of the id, so that a set always shows the same prompts. Its
-one script is named in the page's policy by its hash. A prompt that slipped through as markup could not run.
+them. Above `MOST` rows it has a sample, by a hash of the id, so that a set always shows the same prompts. The
+page's policy names its one script by a hash. A prompt that slipped through as markup could not run.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ from markupsafe import Markup
 from gaincurate.core.artifact import Json
 from gaincurate.core.columns import NO_GROUP, fields, is_text
 from gaincurate.core.prompts import column_values, questions
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, take
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.errors import InputError
-from gaincurate.report.document import Column, Outcome
+from gaincurate.report.document import ColumnInfo, Outcome
 from gaincurate.report.html import page
-from gaincurate.report.parts import shown
-from gaincurate.report.table import Groups, Table, is_number, likely_groups
+from gaincurate.report.parts import plain, shown
+from gaincurate.report.table import Groups, NumericTable, is_number, likely_groups
 
 MOST = 50_000  # rows of a page, which browsers hold: with prompts of 300 characters it is 25 MB
 _CHARACTERS = 40_000_000
-_LONGEST = (8000, 4000, 2000, 1000, 400)  # where texts are cut: the first one that keeps to `_CHARACTERS`
-_SAMPLE = 2048  # embeddings that the map's two directions are taken from
+_LONGEST = (8000, 4000, 2000, 1000, 400)  # texts are cut at the first of these that keeps to `_CHARACTERS`
+_SAMPLE = 2048  # embeddings that give the two directions of the map
 _ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _ROLES = ("pass-rate", "learnability", "signal", "length", "difficulty")  # what a model did comes first
-Rows = npt.NDArray[np.int64]
 
 
 def to_html(
-    scored: ScoredSet, table: Table, *, outcomes: Sequence[Outcome] = (), report: str | None = None
+    scored: ScoredSet, table: NumericTable, *, outcomes: Sequence[Outcome] = (), report: str | None = None
 ) -> str:
-    """The whole page of a set and its columns of numbers, with pass rates where there are any.
+    """The whole page of a set and its columns of numbers, with pass rates if there are any.
 
-    `outcomes` are those that `--rollouts` of `export` reads as the table has them, and `report` is a link.
+    `outcomes` are those whose pass rates `export --rollouts` would read as in the table; `report` is a link.
     """
     script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
     data = page_data(scored, table, outcomes)
@@ -67,7 +66,7 @@ def to_html(
     )
 
 
-def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
+def page_data(scored: ScoredSet, table: NumericTable, outcomes: Sequence[Outcome] = ()) -> Json:
     """The input of the script: columns in the order of the set, numbers as little-endian arrays in base64."""
     rows, identity = sample(scored), scored.identity
     answer = identity["source"].get("answer_column")
@@ -77,7 +76,8 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
     for part in _parts(scored, rows, [ID, *heads]):
         ids += part.column(ID).to_pylist()
         texts += questions(part, identity)
-        answers += [] if answer is None else map(_as_text, column_values(part, answer))
+        values = [] if answer is None else column_values(part, answer)
+        answers += ("" if value is None else plain(value) for value in values)
     sizes = [len(text) for text in (*texts, *answers)]
     fitting = (length for length in _LONGEST if sum(min(size, length) for size in sizes) <= _CHARACTERS)
     longest = next(fitting, _LONGEST[-1])
@@ -111,17 +111,16 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
     }
 
 
-def sample(scored: ScoredSet, most: int = MOST) -> Rows:
+def sample(scored: ScoredSet, most: int = MOST) -> Ints:
     """Places of the rows that are shown, ascending: all, or those whose ids have the lowest BLAKE2b."""
     if len(scored) <= most:
         return np.arange(len(scored))
     ids = scored.column(ID).to_pylist()
-    hashes = (hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids)
-    chosen = heapq.nsmallest(most, zip(hashes, range(len(ids)), strict=True))
-    return np.sort(np.array([place for _, place in chosen], np.int64))
+    hashes = [hashlib.blake2b(gc_id.encode(), digest_size=8).digest() for gc_id in ids]
+    return np.sort(np.array(heapq.nsmallest(most, range(len(ids)), hashes.__getitem__), np.int64))
 
 
-def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.Table]:
+def _parts(scored: ScoredSet, rows: Ints, names: Sequence[str]) -> Iterator[pa.Table]:
     """These columns of the rows, shard by shard; `rows` is ascending."""
     start = 0
     for part in scored.tables(list(dict.fromkeys(names))):
@@ -131,13 +130,7 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
             yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
+def _group(scored: ScoredSet, groups: Groups, rows: Ints) -> Json:
     kind = dict(fields(scored.schema))[groups.column]
     return {
         "name": groups.column,
@@ -149,8 +142,8 @@ def _group(scored: ScoredSet, groups: Groups, rows: Rows) -> Json:
     }
 
 
-def _where(scored: ScoredSet, column: Column, rates: Mapping[str, Any]) -> str | None:
-    """A column of the table as `--where` takes it; None where no condition can name its numbers."""
+def _where(scored: ScoredSet, column: ColumnInfo, rates: Mapping[str, Any]) -> str | None:
+    """The name of a column in a `--where` condition; None if no condition can use its numbers."""
     if column.name in rates:
         return "pass_rate"
     kinds = dict(fields(scored.schema))
@@ -161,13 +154,13 @@ def _where(scored: ScoredSet, column: Column, rates: Mapping[str, Any]) -> str |
 
 
 def _condition_name(name: str) -> str:
-    """A column as `--where` takes it."""
-    plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
-    return name if plain else f"column({name!r})"
+    """The spelling of a column's name in a `--where` condition."""
+    is_plain = all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+    return name if is_plain else f"column({name!r})"
 
 
 def _numbers(values: Floats) -> Json:
-    """A column in the fewest bytes that hold it exactly, so that a filter says what a condition says."""
+    """A column in the fewest bytes that hold it exactly, so that filters and conditions agree."""
     with np.errstate(over="ignore"):  # then it is not exact
         single = values.astype("<f4")
     exact = bool(np.array_equal(single.astype(np.float64), values, equal_nan=True))
@@ -178,8 +171,8 @@ def _packed(values: npt.NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _plane(scored: ScoredSet, rows: Rows) -> tuple[Json | None, str | None]:
-    """The map, or why there is none.
+def _plane(scored: ScoredSet, rows: Ints) -> tuple[Json | None, str | None]:
+    """The map, or the reason why there is none.
 
     It has the embeddings along two directions of the largest variance (PCA), and the shares of variance along
     them. The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares are over all rows.
@@ -201,7 +194,7 @@ def _plane(scored: ScoredSet, rows: Rows) -> tuple[Json | None, str | None]:
             centred = matrix(part, scored.folder) - space.mean
             parts.append(centred @ axes)
             total, sums = total + float((centred * centred).sum()), sums + centred.sum(0)
-    except InputError as error:  # a row without one: the table is worth its page without a map
+    except InputError as error:  # a row without an embedding: the page has no map
         return None, str(error)
     total -= float(sums @ sums) / len(rows)
     points = np.concatenate(parts)

@@ -1,8 +1,8 @@
 """Parts of every page: the templates, the filters of their numbers, and sentences as markup.
 
-A page asks for nothing: styles and pictures are in it, and its own policy forbids requests and scripts. Only
-the page of every prompt has a script, which its policy names by its hash. So a prompt that slipped through
-as markup could still do nothing.
+A page makes no requests: styles and pictures are in it, and its own policy forbids requests and scripts. Only
+the page of every prompt has a script, which its policy names by a hash. So a prompt that slipped through as
+markup could not run.
 
 Pictures are drawn when the page is written, and not by a script in the reader's browser. So the page needs no
 plotting code (0.9 MB for vega, 4.8 MB for plotly), prints, and shows where scripts are forbidden. Colours are
@@ -28,9 +28,9 @@ _DIGITS = re.compile(r"(\.\d\d)\d+")
 
 
 def prose(text: str) -> Markup:
-    """A sentence of ours, which may hold texts of data: true minus signs, and backticks as code."""
+    """A sentence with true minus signs, and backticks as code; texts of the data in it are escaped."""
     parts = shown(text).split("`")
-    if len(parts) % 2 == 0:  # a lone backtick is a backtick
+    if len(parts) % 2 == 0:  # an unpaired backtick is no markup
         return escape("`".join(parts))
     code = Markup("<code>{}</code>")
     return Markup("").join(code.format(p) if i % 2 else escape(typeset(p)) for i, p in enumerate(parts))
@@ -45,7 +45,7 @@ def page(template: str, package: str = "gaincurate.report", **values: Any) -> st
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # What stands in the page as it is goes through this, so that no template can forget it.
+        # Every text in a page passes this function, so that no template can forget it.
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
     filters = {"count": count, "signed": signed, "share": share, "plain": plain, "prose": prose, "draw": draw}
@@ -56,8 +56,8 @@ def page(template: str, package: str = "gaincurate.report", **values: Any) -> st
 _AXIS: Spec = {**dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE), "labelColor": MUTED}
 _AXIS |= {"titleColor": INK, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 12}
 _CONFIG: Spec = {
-    # This font travels with vl-convert, so that text is measured alike on every machine; where the picture is
-    # shown, the page's own font takes its place.
+    # vl-convert includes this font, so text is measured alike on every machine; the page shows it in its own
+    # font.
     "font": "Liberation Sans",
     "background": "transparent",
     "view": {"stroke": None},
@@ -68,8 +68,7 @@ _CONFIG: Spec = {
 def draw(picture: Picture) -> Markup:
     """One `<svg>` element, as wide as its place allows.
 
-    The texts of its specification must be free of control characters (`parts.line`), which XML has no place
-    for.
+    The texts of its specification must be free of control characters (`parts.line`), which XML forbids.
     """
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg({**picture.spec, "config": _CONFIG}))
     for element in drawn.iter():

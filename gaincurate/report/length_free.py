@@ -1,8 +1,7 @@
 """A signal without what length says, as a column beside a finished set (contract 1b).
 
-`residual` is what is left of the signal after its usual value at that length is subtracted. `rank_in_bin`
-is its rank among prompts of about the same length. Values that are missing (NaN) stay missing. The same
-call again changes nothing.
+`residual` is the signal less its usual value at that length. `rank_in_bin` is its rank among prompts of about
+the same length. Missing values (NaN) stay missing. The same call again changes nothing.
 """
 
 from __future__ import annotations
@@ -11,21 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as pt
 
 import gaincurate
 from gaincurate.core.artifact import Json
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats, Ranked, Strata, even_bins, spearman
+from gaincurate.core.stats import Ranked, Strata, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.table import LENGTH, is_number, numbers
 
 BINS = 20
-_SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
-Ints = npt.NDArray[np.int64]
 Way = Literal["residual", "rank-in-bin"]
 KNOTS, _DEGREE = 5, 3
 _FIT: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
@@ -33,12 +30,12 @@ _FIT: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The column that was written, or is there already."""
+    """The column that was written, or existed already."""
 
     name: str
     rows: int
     values: int  # rows with a value
-    kept: bool  # it was there
+    kept: bool  # it existed already
     before: float | None  # Spearman's rank correlation with length, of the signal
     after: float | None  # the same of the column
     how: Json
@@ -61,17 +58,17 @@ def derive(
         way: see the functions `residual` and `rank_in_bin`.
         bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
-        overwrite: replace a column of that name that was made otherwise.
+        overwrite: replace a column of that name that was made in another way.
 
     Raises:
-        InputError: no such column, one without numbers, no values, a name that cannot be taken, or bins for
+        InputError: no such column, one without numbers, no values, a name that cannot be used, or bins for
             the other way.
-        OutputError: a column of that name is there, made otherwise.
+        OutputError: a column of that name exists and was made otherwise.
     """
     if bins is not None and way != "rank-in-bin":
         raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
     bins = BINS if bins is None else bins
-    name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
+    name = name or f"gc_{signal.removeprefix('gc_')}_{way.replace('-', '_')}"
     if name in (signal, LENGTH):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
     meaning, rule = f"{signal} less its usual value at that {LENGTH}", _FIT
@@ -79,10 +76,10 @@ def derive(
         meaning, rule = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}", {"bins": bins}
     how: Json = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
     how |= {"signal": signal, "length_free": way, "length": LENGTH, **rule}
-    there_already = scored.computed_columns()
-    if signal in there_already:  # it can be replaced: the hash says of which values this one was made
-        how["of"] = {signal: there_already[signal]["hash"]}
-    before = there_already[name].get("how") or {} if name in there_already else None
+    existing = scored.computed_columns()
+    if signal in existing:  # it can be replaced; the hash identifies the values that were used
+        how["of"] = {signal: existing[signal]["hash"]}
+    before = existing[name].get("how") or {} if name in existing else None
     # In the same way, by whichever version.
     is_there = before is not None and {**before, "made_by": None} == {**how, "made_by": None}
     if before is not None and not is_there and not overwrite:
@@ -101,26 +98,25 @@ def derive(
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
-    with np.errstate(over="ignore"):  # numbers past float32 are no values
+    with np.errstate(over="ignore"):  # numbers beyond float32 count as missing
         single = computed.astype(np.float32)
-    there = np.isfinite(single)
-    if not there.any():
+    present = np.isfinite(single)
+    if not present.any():
         raise InputError(
-            f"--signal {signal}: what is left of it without {LENGTH} is past what 32 bits hold (3.4e38).",
-            column=signal,
+            f"--signal {signal}: its {way} values are beyond 32-bit numbers (3.4e38).", column=signal
         )
     if not is_there:
-        ids = scored.column(ID).filter(pa.array(there)).to_pylist()
-        scored.add_column(name, ids, pa.array(single[there], pa.float32()), how)
-    rho, left = (spearman(column[there], lengths[there]) for column in (values, computed))
-    return Derived(name, len(computed), int(there.sum()), is_there, rho, left, how)
+        ids = scored.column(ID).filter(pa.array(present)).to_pylist()
+        scored.add_column(name, ids, pa.array(single[present], pa.float32()), how)
+    before_rho, after_rho = (spearman(column[present], lengths[present]) for column in (values, computed))
+    return Derived(name, len(computed), int(present.sum()), is_there, before_rho, after_rho, how)
 
 
 def residual(signal: Floats, length: Floats) -> Floats:
     """Subtract from a signal its usual value at that length.
 
     The usual value is a cubic spline on log length, fitted by least squares, with five inner knots at
-    quantiles of the distinct lengths (fewer where there are few). A spline and no isotonic fit, because a
+    quantiles of the distinct lengths (fewer where there are few). An isotonic fit would not do, because a
     signal may rise with length and fall again.
 
     Args:
@@ -133,18 +129,16 @@ def residual(signal: Floats, length: Floats) -> Floats:
     Raises:
         InputError: a length of zero or less, or scipy is not installed.
     """
-    there = np.isfinite(signal) & np.isfinite(length)
-    if (length[there] <= 0).any():
+    present = np.isfinite(signal) & np.isfinite(length)
+    if (length[present] <= 0).any():
         raise InputError(
-            f"a length of {length[there].min():g} has no logarithm; take --length-free rank-in-bin."
+            f"a length of {length[present].min():g} has no logarithm; take --length-free rank-in-bin."
         )
-    left = np.full(len(signal), np.nan)
-    if there.any():
-        distinct, inverse = np.unique(length[there], return_inverse=True)
-        counts = np.bincount(inverse)
-        means = np.bincount(inverse, signal[there]) / counts
-        left[there] = signal[there] - _spline(np.log(distinct), means, counts)[inverse]
-    return left
+    distinct, inverse, counts = np.unique(length[present], return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, signal[present]) / counts
+    remainder = np.full(len(signal), np.nan)
+    remainder[present] = signal[present] - _spline(np.log(distinct), means, counts)[inverse]
+    return remainder
 
 
 def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
@@ -181,8 +175,8 @@ def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     """
     if bins < 1:
         raise InputError(f"--bins {bins}: at least one.")
-    there = np.isfinite(signal) & np.isfinite(length)
-    _, bin_of = np.unique(even_bins(length[there], bins), return_inverse=True)
+    present = np.isfinite(signal) & np.isfinite(length)
+    _, bin_of = np.unique(even_bins(length[present], bins), return_inverse=True)
     whole = np.full(len(signal), np.nan)
-    whole[there] = Ranked(signal[there], Strata(bin_of)).scores + 0.5
+    whole[present] = Ranked(signal[present], Strata(bin_of)).scores + 0.5
     return whole

@@ -1,8 +1,8 @@
 """A document as parts of paragraphs, tables and pictures, which a terminal and a page show alike.
 
-`report` and `compare` say what stands in their parts, and nothing here knows what either is about. Numbers
-and foreign texts come as plain text and never as markup. Characters without a shape are written out, because
-some of them change how their neighbours look. The page escapes all of it like any other text.
+`report` and `compare` define the contents of their parts. Numbers and foreign texts are plain text and never
+markup. Invisible characters are written out, because some of them change how their neighbours look. The page
+escapes all texts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gaincurate.core.stats import Estimate
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"  # for a missing number
 
-# Control characters but tab and line feed, what turns the direction of text round, separators that end a
-# line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.
+# Control characters except tab and line feed, marks that turn the direction of text, separators that end a
+# line, lone surrogates and the byte order mark.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -34,7 +34,7 @@ _SHARES = {
 Spec = dict[str, Any]  # a picture in Vega-Lite's grammar, of which `html.draw` makes a drawing
 
 
-class Figure(NamedTuple):
+class FigureText(NamedTuple):
     """A number, the ends of its 95 % interval and half the width of it, as texts."""
 
     value: str
@@ -42,7 +42,7 @@ class Figure(NamedTuple):
     half: str = ""
 
 
-Cell = str | Figure
+Cell = str | FigureText
 
 
 class Heading(str):
@@ -57,8 +57,8 @@ class Legend(str):
 class Table:
     """Rows under a caption, of which the first column has the names.
 
-    Columns with the heads `left` hold words, and that with the head `text` a text of the data. A page shows
-    what is `detail` on demand, and the terminal leaves it out.
+    Columns with the heads `left` hold words, and the one with the head `text` holds texts of the data. A page
+    shows a `detail` table on demand, and the terminal leaves it out.
     """
 
     caption: str
@@ -71,7 +71,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture, a sentence that describes it, and the words above. A `wide` one has a row for itself."""
+    """A picture, a sentence that describes it, and the words above. A `wide` picture has its own row."""
 
     spec: Spec
     sentence: str
@@ -85,7 +85,7 @@ Block = str | Table | Picture | Sequence[Picture] | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part by its name in links; the terminal leaves out one that is `detail`."""
+    """A part, with its name in links; the terminal leaves out a `detail` part."""
 
     name: str
     title: str
@@ -94,9 +94,9 @@ class Part:
 
 
 def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -> Table:
-    """A table of values of the document: a row each, its columns the names of their fields or keys.
+    """A table with a row for each value of the document, a dataclass or a mapping.
 
-    Without `columns`, which are separated by spaces, they are the keys of the first row.
+    `columns` are names of its fields or keys, separated by spaces. Default: the keys of the first row.
     """
     names = columns.split() or list(rows[0])
     cells = [
@@ -107,7 +107,7 @@ def records(caption: str, rows: Sequence[Any], columns: str = "", **more: Any) -
 
 
 def cell(name: str, value: Any) -> Cell:
-    """A field's value as text, by what it is."""
+    """A field's value as text, formatted by its name and type."""
     if isinstance(value, str):
         return value
     if isinstance(value, Estimate):
@@ -119,22 +119,20 @@ def cell(name: str, value: Any) -> Cell:
     return count(value) if isinstance(value, int) else number(value)
 
 
-def figure(estimate: Estimate, text: Callable[[float | None], str]) -> Figure:
+def figure(estimate: Estimate, text: Callable[[float | None], str]) -> FigureText:
     """A figure with its interval; `text` writes its numbers."""
     low, high = estimate.low, estimate.high
     if low is None or high is None or low == high:  # nothing varied
-        return Figure(text(estimate.value))
+        return FigureText(text(estimate.value))
     half = (high - low) / 2
     width = f"±{half:.2f}" if half >= 0.005 else f"±{half:.1g}"
-    return Figure(text(estimate.value), f"{text(low)} to {text(high)}", width)
+    return FigureText(text(estimate.value), f"{text(low)} to {text(high)}", width)
 
 
 def shown(text: str) -> str:
-    """A data set's text, with each character that has no shape written out: a backslash and `u202e`."""
-    if _UNSEEN.search(text) is None:
-        return text
+    """A data set's text, with each invisible character written out: a backslash and `u202e`."""
     whole = _PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
+    return _UNSEEN.sub(lambda unseen: f"\\u{ord(unseen[0]):04x}", whole)
 
 
 def line(text: str) -> str:
@@ -145,7 +143,7 @@ def line(text: str) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, thousands grouped, a true minus sign.
 
-    A power of ten where the digits would be all noughts or very many.
+    With an exponent if the value is below 1e-5 or at least 1e9 in size.
     """
     if not value:
         return NONE if value is None else "0"
@@ -174,7 +172,7 @@ def signed(value: float | None, places: int = 2) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share of 0 to 1 as a percentage; never 0 % or 100 % where it is neither."""
+    """A share from 0 to 1 as a percentage, not rounded to 0 % or 100 %."""
     if value is None:
         return NONE
     percent = 100 * value
@@ -199,7 +197,7 @@ def seconds(value: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """A setting's value as text: a text as it is, anything else as JSON."""
+    """A setting's value as text: a string as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -1,4 +1,4 @@
-"""Pictures in Vega-Lite's grammar, as plain values: no plotting library is needed before one is drawn."""
+"""Pictures in Vega-Lite's grammar, as plain values: only drawing them needs a plotting library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Curve:
 
 
 def _layer(mark: str, style: Spec, needs: str | None = None, **channels: Spec) -> Spec:
-    """Marks of the rows, or of those that have the field `needs`."""
+    """A layer of marks for all rows, or for those that have the field `needs`."""
     layer: Spec = {"mark": {"type": mark, "aria": False, **style}, "encoding": channels}
     return layer if needs is None else {"transform": [{"filter": f"isValid(datum.{needs})"}], **layer}
 
@@ -112,7 +112,7 @@ def cloud(each: Scatter) -> Spec:
     up = _number("y0", title=line(each.signal), scale=scale, axis={"grid": False, "tickCount": 5})
     most = max(n for column in each.counts for n in column)
     rows = [
-        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen.
+        # By the square root, so that a bin with a hundredth of the fullest bin's rows stays visible.
         {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
         for (x0, x1), column in zip(pairwise(x), each.counts, strict=True)
         for (y0, y1), n in zip(pairwise(y), column, strict=True)

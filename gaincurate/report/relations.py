@@ -1,17 +1,17 @@
-"""How signals go together with length, groups and targets, and what batches by them would carry.
+"""Correlations of signals with length, groups and targets, and the p (1 - p) of batches selected by them.
 
-A relation has three controls: the partial correlation given length, correlations inside bins of like
-length, which assume nothing of the relation's form, and correlations inside groups. Two columns are
-compared over the rows that have both, so pairs are put together by which rows those are.
+A relation has three controls: the partial correlation given length, correlations inside bins of similar
+length, which assume no form of the relation, and correlations inside groups. Two columns are compared over
+the rows that have both, so pairs with the same rows are computed together.
 
-A batch selected by a column is measured by its mean p (1 - p), which is what GRPO learns from, and not by its
-mean pass rate.
+A batch selected by a column is measured by its mean p (1 - p), which GRPO learns from, and not by its mean
+pass rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,51 +19,51 @@ import numpy.typing as npt
 from gaincurate.core import stats
 from gaincurate.core.stats import Correlation, Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.report.document import ENDS, GroupShare, Lift, Relation
-from gaincurate.report.table import LENGTH, Table
+from gaincurate.report.table import LENGTH, NumericTable
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 Rows = npt.NDArray[np.bool_]
 Pair = tuple[str, str]
 Twice = tuple[Estimate, Estimate]
-"""A correlation at 95 %, and at the level of all looks together."""
+"""A correlation with its 95 % interval, and with the interval that holds for all looks together."""
 _MOST_BINS, _BIN_ROWS = 20, 50
 SHARE = 0.1  # of the prompts, in a batch
-_NEAR = 0.25  # of the batch: how far around its border the mean there is taken
+_NEAR = 0.25  # of the batch: rows to either side of its border that give the mean there
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A relation, and what decides on it at the level of all looks together."""
+    """A relation, and the correlations that decide its verdict, with intervals for all looks together."""
 
     relation: Relation
     beyond: Estimate  # the correlation given length, inside groups where there are any
-    in_bins: Estimate  # the one inside bins of like length, of each group where there are any
+    in_bins: Estimate  # the one inside bins of similar length, of each group where there are any
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that is known of one signal."""
+class SignalEvidence:
+    """The statistics of one signal that its verdict is based on."""
 
     signal: str
     rows: int  # that have it
     constant: bool  # whether they have one value
     length: Estimate  # its correlation with length
-    explained: float | None  # its rank variance between bins of like length, 0 to 1
-    share: GroupShare | None  # that between groups
+    explained: float | None  # share of its rank variance between bins of similar length, 0 to 1
+    share: GroupShare | None  # the same between groups
     judged: Sequence[Judged]  # its relations with targets
     lifts: Sequence[Lift]  # of it and of length
-    looks: int = 1  # intervals that decide on all signals together
-    level: float = stats.LEVEL  # the confidence of each, 95 % over all
+    looks: int = 1  # pairs of a signal and a target that are judged
+    level: float = stats.LEVEL  # confidence of each interval, 95 % over all looks
 
 
-Relations = tuple[list[Evidence], list[GroupShare], list[Relation], list[Lift]]
+Relations = tuple[list[SignalEvidence], list[GroupShare], list[Relation], list[Lift]]
 
 
-def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
-    """Everything about how the signals go together with length, groups and targets.
+def relate(table: NumericTable, apart: Collection[Pair] = ()) -> Relations:
+    """The evidence for each signal, and the shares, relations and lifts of the document.
 
-    A signal is judged by its relations with pass rates where there are any, else by those with levels. Pairs
-    in `apart` are a signal and a target of which one was made from the other, and say nothing.
+    A signal is judged by its relations with pass rates if there are any, else by those with levels. Pairs in
+    `apart` are left out: a signal and a target of which one was made from the other.
     """
     signals, targets = table.names("signal"), table.names(*TARGETS)
     deciding = table.names("pass-rate", "learnability") or targets
@@ -76,7 +76,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     made = dict[Pair, Judged]()
     for rows, alike in by_rows.values():
         made.update(_judge(table, rows, alike, level))
-    batches, shares, evidence = lifts(table), list[GroupShare](), list[Evidence]()
+    batches, shares, evidence = lifts(table), list[GroupShare](), list[SignalEvidence]()
     lengths = table.values[LENGTH]
     bins = length_bins(lengths, Strata.one(table.rows)).codes
     for name, values in table.values.items():
@@ -90,14 +90,14 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
         if name in signals:
             by = [target for target in deciding if (name, target) in made]
             evidence.append(
-                Evidence(
+                SignalEvidence(
                     signal=name,
                     rows=count,
                     constant=bool(np.ptp(values[rows]) == 0),
                     length=_twice(correlate(ranked, Ranked(lengths[rows], whole)), count, level)[0],
                     explained=stats.between(ranked, _strata(bins[rows])),
                     share=shares[-1] if shares else None,
-                    judged=[made[name, target] for target in targets if target in by],
+                    judged=[made[name, target] for target in by],
                     lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
                     looks=len(pairs),
                     level=level,
@@ -106,16 +106,16 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     return evidence, shares, [made[pair].relation for pair in pairs], batches
 
 
-def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
-    """Pairs that have the same rows, with all of their controls."""
+def _judge(table: NumericTable, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
+    """The relations of pairs that have the same rows, with all controls."""
     count = int(rows.sum())
     lengths, whole = table.values[LENGTH][rows], Strata.one(count)
     groups = None if table.groups is None else _strata(table.groups.codes[rows])
 
     def inside(strata: Strata | None, *more: Pair) -> dict[Pair, tuple[Twice, Twice]]:
-        """Of each pair its correlation pooled over strata, and the same given length.
+        """The correlation of each pair, pooled over strata, and the same given length.
 
-        Ranks and influences take much memory and are forgotten.
+        Ranks and influences take much memory, so they are not kept.
         """
         if strata is None:
             return {}
@@ -155,15 +155,15 @@ def _twice(pair: Correlation | None, rows: int, level: float) -> Twice:
 
 
 def _strata(codes: npt.NDArray[np.integer]) -> Strata:
-    """The rows in the strata that have rows."""
+    """The strata of rows with these codes, numbered without gaps."""
     present = np.bincount(codes) > 0
     return Strata((np.cumsum(present) - 1)[codes])
 
 
 def length_bins(lengths: Floats, groups: Strata) -> Strata:
-    """Rows in bins of like length inside their groups, no two groups in one bin.
+    """Bins of similar length inside each group.
 
-    Bins have about equal counts, of 50 rows at least, and rows of one length stay together.
+    Bins have about equal counts, of 50 rows or more if the group has them. Equal lengths share a bin.
     """
     order = np.argsort(groups.codes, kind="stable")
     codes, before = np.zeros(len(lengths), np.int64), 0
@@ -175,7 +175,7 @@ def length_bins(lengths: Floats, groups: Strata) -> Strata:
     return Strata(codes)
 
 
-def lifts(table: Table) -> list[Lift]:
+def lifts(table: NumericTable) -> list[Lift]:
     """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
     measured = []
     for target in table.names("learnability"):
@@ -201,30 +201,22 @@ def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
     Rows with the value at the border count in part. `rows` of the estimate are those that were picked.
     """
     rows = len(values)
-    overall = float(outcome.mean()) if rows else 0.0
     picked = max(1, round(rows * share))
-    if rows < 10 or overall <= 0 or np.ptp(values) == 0:
+    if rows < 10 or np.ptp(values) == 0 or (overall := float(outcome.mean())) <= 0:
         return Estimate(None, None, None, min(picked, rows))
     border = np.partition(values, rows - picked)[rows - picked]
     weights = (values > border).astype(float)
     equal = values == border
     weights[equal] = (picked - weights.sum()) / equal.sum()
     part = picked / rows
-    top = float(np.mean(weights * outcome)) / part
-    # The border moves with the rows too: one more row above it pushes one like those at the border out.
-    at_border = _near(values, outcome, picked)
+    # The border moves with the rows too: one more row above it pushes out a row like those around it.
+    reach = max(1, round(picked * _NEAR))
+    low, high = max(0, rows - picked - reach), min(rows - 1, rows - picked + reach)
+    ends = np.partition(values, (low, high))[[low, high]]
+    at_border = float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())
     above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
-    ratio = top / overall
+    ratio = float(np.mean(weights * outcome)) / part / overall
     influence = above / overall - ratio * (outcome - overall) / overall
-    interval = stats.estimate(ratio, influence, scale="log", spent=2)
     if picked < 10 or stats.differing(outcome) < stats.DIFFERING:
         return Estimate(ratio, None, None, picked)
-    return Estimate(interval.value, interval.low, interval.high, picked)
-
-
-def _near(values: Floats, outcome: Floats, picked: int) -> float:
-    """The mean outcome around the border, all rows with the border's values included."""
-    reach = max(1, round(picked * _NEAR))
-    low, high = max(0, len(values) - picked - reach), min(len(values) - 1, len(values) - picked + reach)
-    ends = np.partition(values, (low, high))[[low, high]]
-    return float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())
+    return replace(stats.estimate(ratio, influence, scale="log", spent=2), rows=picked)

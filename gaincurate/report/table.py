@@ -1,9 +1,8 @@
 """The columns of a report: signals, length, levels and groups of a scored set, as arrays.
 
 Only the columns that are needed are read. Levels and groups are found by name, or named by the user. A
-dotted name goes into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
-numbers. What was found by name and what was left out is said in notes, because a reader cannot see it
-otherwise.
+dotted name reaches into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
+numbers. Notes list the columns that were found by name or left out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from gaincurate.core.schema import PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats
 from gaincurate.errors import InputError
-from gaincurate.report.document import Column
+from gaincurate.report.document import ColumnInfo
 
 LENGTH = "gc_question_tokens"
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", LENGTH)
@@ -49,8 +48,8 @@ _WORDS = {
     "normal": 3.0, "hard": 4.0, "difficult": 4.0, "very hard": 5.0,
 }  # fmt: skip
 _INFINITE = 1e100  # sums of squares of larger numbers would be
-_MOST_TEXTS = 1000  # of a scale in words or of levels
-_PARSED = 0.95  # of the rows, at least, for a column of texts to be one of levels
+_MOST_TEXTS = 1000  # distinct texts in a column of levels
+_PARSED = 0.95  # least share of rows that can be read as numbers in a column of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,18 @@ class Groups:
 
 
 @dataclass
-class Table:
-    """The columns of numbers of a report, in order; `values[name]` is `[rows]`, NaN where there is none."""
+class NumericTable:
+    """The columns of numbers of a report, in order; `values[name]` is `[rows]`, NaN for a missing value."""
 
     rows: int
-    columns: list[Column] = field(default_factory=list)
+    columns: list[ColumnInfo] = field(default_factory=list)
     values: dict[str, Floats] = field(default_factory=dict)
     groups: Groups | None = None
     group_how: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def add(self, column: Column, values: Floats) -> None:
-        """One more column, unless it has no value at all."""
+    def add(self, column: ColumnInfo, values: Floats) -> None:
+        """Add a column, unless it has no value at all."""
         if np.isnan(values).all():
             self.notes.append(f"{column.name} has no value in any row and was left out.")
             return
@@ -86,24 +85,26 @@ class Table:
         return [column.name for column in self.columns if column.role in roles]
 
 
-def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()) -> Table:
-    """Read what a report needs of a set; for the arguments see `report.build.report`.
+def read_table(
+    scored: ScoredSet, *, group_column: str | None = None, columns: Sequence[str] = ()
+) -> NumericTable:
+    """Read the columns that a report needs; for the arguments see `report.build.report`.
 
     Raises:
-        InputError: the set has no rows; a named column is not there, or is not what it is named for.
+        InputError: the set has no rows; a named column does not exist, or holds no levels or groups.
     """
     if not len(scored):
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
-    table, computed = Table(len(scored)), scored.computed_columns()
+    table, computed = NumericTable(len(scored)), scored.computed_columns()
     for name, kind in fields(scored.schema):
         if name.startswith(PREFIX) and name not in _COUNTS and is_number(kind):
             how = computed[name].get("how") if name in computed else None
             facts = how if isinstance(how, dict) else {}
             made = str(facts.get("made_by", "computed")) if name in computed else "scored"
             meaning = str(facts.get("meaning", _MEANINGS.get(name, "a column of scores")))
-            table.add(Column(name, "signal", meaning, made), numbers(read_column(scored, name)))
+            table.add(ColumnInfo(name, "signal", meaning, made), numbers(read_column(scored, name)))
     meaning, made = "tokens of the question", "counted when the set was scored"
-    table.add(Column(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
+    table.add(ColumnInfo(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
     _add_levels(scored, table, columns)
     if group_column is not None:
         table.groups, table.group_how = _named_groups(scored, group_column), "named by --group-column"
@@ -117,7 +118,7 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
     return table
 
 
-def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
+def _add_levels(scored: ScoredSet, table: NumericTable, named: Sequence[str]) -> None:
     other = list[str]()
     named_first = {name: _kind(scored, "--columns", name) for name in named} | _source_columns(scored)
     for name, kind in named_first.items():
@@ -126,22 +127,20 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
         if name not in named and not likely:
             other += [name] if is_number(kind) else []
             continue
-        read = None
+        read = levels(read_column(scored, name)) if is_text(kind) else None
         if is_number(kind):
             read = numbers(read_column(scored, name)), "as in the source"
-        elif is_text(kind):
-            read = levels(read_column(scored, name))
         if read is not None:
-            table.add(Column(name, "difficulty", read[1], "source"), read[0])
-            table.notes += [] if name in named else [f"{name} was taken for a level by its name."]
+            table.add(ColumnInfo(name, "difficulty", read[1], "source"), read[0])
+            table.notes += [] if name in named else [f"{name} is used as a level because of its name."]
         elif name in named:
             raise InputError(
-                f"--columns {name}: it holds {kind}, and no numbers can be read in it.", column=name
+                f"--columns {name}: it holds {kind}, and no numbers can be read from it.", column=name
             )
         elif is_text(kind):
-            table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
+            table.notes.append(f"{name} is named like a level, but no numbers can be read from it.")
     if other:
-        table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")
+        table.notes.append(f"Not used: {_listed(other)}; --columns adds them.")
 
 
 def _source_columns(scored: ScoredSet) -> dict[str, pa.DataType]:
@@ -151,14 +150,14 @@ def _source_columns(scored: ScoredSet) -> dict[str, pa.DataType]:
 
 def _kind(scored: ScoredSet, option: str, name: str) -> pa.DataType:
     """The type of a column of the source, which an option named."""
-    there = _source_columns(scored)
-    if name not in there:
+    columns = _source_columns(scored)
+    if name not in columns:
         raise InputError(
-            f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
-            f"{near(name, there)}.",
+            f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(columns))}"
+            f"{near(name, columns)}.",
             column=name,
         )
-    return there[name]
+    return columns[name]
 
 
 def _listed(names: list[str], most: int = 8) -> str:
@@ -167,12 +166,12 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 
 def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
-    """The groups by a column that is named like a source or a task, and other columns that are.
+    """The groups by a column that is named like a source or a task, and other such columns.
 
     It has two groups or more, and on average three rows in each.
     """
-    there = [name for name, kind in _source_columns(scored).items() if can_group(kind)]
-    likely = [name for word in _GROUPS for name in there if name.rpartition(".")[2].lower() == word]
+    groupable = [name for name, kind in _source_columns(scored).items() if can_group(kind)]
+    likely = [name for word in _GROUPS for name in groupable if name.rpartition(".")[2].lower() == word]
     for place, name in enumerate(likely):
         groups = _groups(scored, name)
         if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
@@ -220,10 +219,10 @@ def numbers(column: pa.ChunkedArray) -> Floats:
 
 
 def levels(column: pa.ChunkedArray) -> tuple[Floats, str] | None:
-    """Texts such as "Level 3" or "hard" as numbers, and how they were read; None where too few are one.
+    """Texts such as "Level 3" or "hard" as numbers, and how they were read; None if too few can be read.
 
-    Every text of the column must be read the same way: its only number, or its place among easy, medium and
-    hard. Up to one row in twenty may be unreadable, which is NaN then, as is null.
+    All texts of the column are read in one way: by their only number, or by their place among easy, medium
+    and hard. Up to one row in twenty may be unreadable; it is NaN, as is null.
     """
     texts, codes = coded(column, _MOST_TEXTS)
     if texts is None or codes is None:

@@ -1,9 +1,9 @@
 """The verdict on each signal: the rules, the sentences for readers without background, and the next steps.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
-correlation with a target given length, and that inside bins of like length. Both are inside groups where
-there are any. Their level is the one at which all looks together are right 95 % of the time, because some
-of many signals looks good by chance.
+correlation with a target given length, and that inside bins of similar length. Both are inside groups if
+there are any. The intervals hold at 95 % for all pairs of signals and targets together, because one of many
+signals often looks good by chance.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Literal, NamedTuple
 
 from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.document import Document, Kind, Lift, SignalVerdict
 from gaincurate.report.parts import listed
-from gaincurate.report.relations import Evidence, Judged
+from gaincurate.report.relations import Judged, SignalEvidence
 from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
 EXPLAINED = 0.8  # a rank correlation with length beyond which length explains a signal
-MATTERS = 0.1  # a smaller correlation is next to nothing, however sure
-_WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
-_NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
-_LEAST = 30  # rows
-_MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
+MATTERS = 0.1  # a smaller correlation is negligible, even if significant
+_WORTH = 1.1  # times the p (1 - p) of a random batch: less is not worth sorting
+_NARROW = 0.25  # an interval around 0 that reaches further does not rule out a correlation
+_LEAST = 30  # rows of a verdict
+_MOSTLY = 0.5  # share of a score's order beyond chance: sorting by it mostly chooses groups
 _USUAL = 200  # tokens of an answer, to show what rollouts may cost
 _PASSES = 3  # over the set, in a run that is proposed
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
@@ -44,14 +44,14 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
     "tells-groups-only": ("Not known: it is the group", "unknown"),
     "no-outcomes-to-judge": ("Not known yet", "unknown"),
 }
-"""The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
+"""The answer to "Sort by it?" without a reason for a trial, and its colour; the best verdict first."""
 
 
-def verdict(evidence: Evidence, group: str | None) -> Verdict:
-    """The verdict on a signal: that of the target of which it tells most. `group` is the column of groups."""
+def verdict(evidence: SignalEvidence, group: str | None) -> SignalVerdict:
+    """The verdict on a signal, by the target that it tells most about. `group` is the column of groups."""
     kind, judged = _decide(evidence)
     sort = sort_by(evidence) if kind == "tells-more" else None
-    return Verdict(
+    return SignalVerdict(
         signal=evidence.signal,
         verdict=kind,
         sentence=evidence.signal + _sentence(evidence, kind, judged, sort, group),
@@ -66,8 +66,8 @@ def verdict(evidence: Evidence, group: str | None) -> Verdict:
     )
 
 
-def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
-    """The verdict and the relation that decided; without targets only what a signal is can be said."""
+def _decide(evidence: SignalEvidence) -> tuple[Kind, Judged | None]:
+    """The verdict and the relation that decided, which is None without targets or rows."""
     if evidence.constant or evidence.rows < _LEAST:
         return "not-enough-rows", None
     if evidence.judged:
@@ -89,7 +89,7 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
     return "no-outcomes-to-judge", None
 
 
-def _by_length(evidence: Evidence) -> bool:
+def _by_length(evidence: SignalEvidence) -> bool:
     """Whether length explains a signal, by a monotone or by any other relation."""
     return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
 
@@ -122,7 +122,7 @@ def _kind_of(judged: Judged) -> Kind:
 
 
 def _weaker(first: Estimate, second: Estimate) -> Estimate:
-    """The correlation that lies nearer to 0."""
+    """The correlation that is closer to 0."""
     return second if abs(second.value or 0.0) < abs(first.value or 0.0) else first
 
 
@@ -137,7 +137,7 @@ def _notable(correlation: Estimate) -> bool:
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
-    """Which part of a column carries notably more p (1 - p) than a random batch, if one surely does."""
+    """The part of a column with significantly and notably more p (1 - p) than a random batch, if any."""
     of_column = [lift for lift in lifts if lift.column == column]
     sure = [lift for lift in of_column if _low(lift, len(of_column)) > 1]
     best = max(sure, key=lambda lift: lift.ratio.value or 0.0, default=None)
@@ -145,7 +145,7 @@ def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
 
 
 def _low(lift: Lift, looks: int) -> float:
-    """The lower bound of a lift at the level at which that many of them are right 95 % of the time."""
+    """The lower bound of a lift in an interval that holds at 95 % for `looks` lifts together."""
     value, low = lift.ratio.value, lift.ratio.low
     if not value or not low:
         return 0.0
@@ -154,8 +154,8 @@ def _low(lift: Lift, looks: int) -> float:
     return value * float((low / value) ** wider)
 
 
-def sort_by(evidence: Evidence) -> Lift | None:
-    """The end to train on first: surely better than chance, and better than length can pick."""
+def sort_by(evidence: SignalEvidence) -> Lift | None:
+    """The end to train on first: better than a random batch and than any batch by length; else None."""
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None
@@ -164,7 +164,7 @@ def sort_by(evidence: Evidence) -> Lift | None:
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None
 
 
-def _banner(evidence: Evidence) -> str:
+def _banner(evidence: SignalEvidence) -> str:
     """The warning for a signal that length explains."""
     name, length, explained = evidence.signal, evidence.length, evidence.explained or 0.0
     if abs(length.value or 0.0) >= math.sqrt(explained) - 0.1:
@@ -180,22 +180,21 @@ def _banner(evidence: Evidence) -> str:
 
 
 def _sentence(
-    evidence: Evidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
+    evidence: SignalEvidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
 ) -> str:
-    """The verdict in words behind the signal's name, with the advice whether to sort by it."""
+    """The rest of a sentence that begins with the signal's name: the verdict, and whether to sort by it."""
     length = _shown(evidence.length)
     if judged is None:
         share = 0.0 if evidence.share is None else evidence.share.eta_squared or 0.0
-        why = f"a value in {evidence.rows:,} rows only"
-        if evidence.constant:
-            why = "the same value in every row"
+        why = (
+            "the same value in every row" if evidence.constant else f"a value in {evidence.rows:,} rows only"
+        )
         without_targets: dict[Kind, str] = {
             "not-enough-rows": f" has {why}: there is nothing to sort by.",
             "tells-length-only": f" follows question length (rank correlation {length}): sorting by it is "
-            "close to sorting by length, which needs no model. What either is worth for training is not "
-            "known.",
+            "close to sorting by length, which needs no model. The worth of either for training is unknown.",
             "tells-groups-only": f" mostly says which {group} a row is from ({share:.0%} of its order): "
-            "sorting by it picks some of these before others. What that is worth for training is not known.",
+            "sorting by it picks some of these before others. The worth of that for training is unknown.",
             "no-outcomes-to-judge": f" is not question length (rank correlation {length}), but whether to "
             "sort by it is not known: there is nothing to judge it by.",
         }
@@ -229,10 +228,10 @@ def _sentence(
     return sentences[kind]
 
 
-def _advice(evidence: Evidence, sort: Lift | None) -> str:
+def _advice(evidence: SignalEvidence, sort: Lift | None) -> str:
     """The advice for a signal that tells more."""
     if not evidence.lifts:
-        return "What sorting by it is worth for training is not known without pass rates."
+        return "The worth of sorting by it for training is unknown without pass rates."
     length = best_end(evidence.lifts, LENGTH)
     if sort is not None:
         control = "" if length is None else f" (by length: {_times(length)})"
@@ -242,11 +241,10 @@ def _advice(evidence: Evidence, sort: Lift | None) -> str:
         )
     if best_end(evidence.lifts, evidence.signal) is not None:
         return "But length picks prompts to learn from at least as well: sort by length, if at all."
-    where = "But neither its ends nor its middle carry notably more p (1 - p) than a random batch"
-    return f"{where}: do not sort by it."
+    return "But neither end nor the middle has notably more p (1 - p) than random prompts: do not sort by it."
 
 
-def _instead(evidence: Evidence) -> str:
+def _instead(evidence: SignalEvidence) -> str:
     """The advice for a signal that adds nothing."""
     if not evidence.lifts:
         return "Sort by length, if at all: that needs no model."
@@ -254,13 +252,11 @@ def _instead(evidence: Evidence) -> str:
     if length is None:
         return "Do not sort by it; length picks no better batches than chance either."
     order = {"highest": "longest", "lowest": "shortest"}.get(length.end, "middle")
-    return (
-        f"Length does it without a model: the {order} tenth carries {_times(length)} the p (1 - p) of a "
-        "random tenth."
-    )
+    carries = f"carries {_times(length)} the p (1 - p) of a random tenth"
+    return f"Length needs no model: the {order} tenth {carries}."
 
 
-def _shuffling(evidence: Evidence) -> str:
+def _shuffling(evidence: SignalEvidence) -> str:
     """The advice for a signal that tells nothing."""
     if (best := best_end(evidence.lifts, evidence.signal)) is None:
         return ": sorting by it is no better than shuffling."
@@ -269,7 +265,7 @@ def _shuffling(evidence: Evidence) -> str:
 
 
 def _needed(judged: Judged, inside: str) -> str:
-    """About how many rows would do, by the width of the interval that decides."""
+    """About how many rows would be enough, by the width of the interval that decides."""
     beyond = _weaker(judged.beyond, judged.in_bins)
     if beyond.low is None or beyond.high is None:
         return ""
@@ -278,7 +274,7 @@ def _needed(judged: Judged, inside: str) -> str:
     return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} would do)"
 
 
-def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
+def headline(verdicts: Sequence[SignalVerdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
     """Whether to sort by any signal, given the ends that are worth a trial and the roles of all columns."""
     names = [verdict.signal for verdict in verdicts]
     if not names:
@@ -314,32 +310,32 @@ def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozense
 
 
 def mostly_groups(document: Document) -> str | None:
-    """The one thing that matters most of a score that is mostly which group a prompt is from."""
+    """A warning if the first signal is mostly the group that a prompt is from."""
     first = next((verdict.signal for verdict in document.verdicts), None)
     share = next((share for share in document.group_shares if share.column == first), None)
     if share is None or share.eta_squared is None or share.eta_squared - (share.by_chance or 0.0) < _MOSTLY:
         return None
     group = document.about.group_column
     return (
-        f"{share.eta_squared:.0%} of the order of {first} is which {group} a prompt is from. Sorting by it "
-        f"is choosing among these {share.groups:,} groups."
+        f"{group} explains {share.eta_squared:.0%} of the order of {first}. Sorting by {first} mostly "
+        f"chooses among these {share.groups:,} groups."
     )
 
 
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
-    """The question that needs pass rates, and the commands that measure them.
+    """The question that needs pass rates, and the commands that measure them; None with pass rates.
 
     `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
     """
     if roles & {"pass-rate", "learnability"}:
         return None
-    text = "What the scores are worth for training cannot be said without pass rates. "
+    text = "The worth of the scores for training is unknown without pass rates. "
     if "difficulty" in roles:
-        text += "A level is another judge's difficulty, and not what this model learns from. "
+        text += "A level is another judge's difficulty, not the learning signal of this model. "
     if verifier is None:
         return (
-            f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
-            "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
+            f"{text}The set has no column of answers for a verifier: `gaincurate difficulty rollout` takes "
+            "one with --answer-column, or a custom verifier with --verifier module:function."
         )
     references = max(1, min(512, rows))
     command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
@@ -347,8 +343,7 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
     again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
     if verifier == "reasoning-gym":  # which gives a little for wrong answers too
         again += ["--success", "1"]
-    samples = RolloutConfig.model_fields["samples"].default
-    longest = RolloutConfig.model_fields["max_tokens"].default
+    samples, longest = (RolloutConfig.model_fields[name].default for name in ("samples", "max_tokens"))
     completions = references * samples
     return (
         f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
@@ -378,25 +373,25 @@ class Step(NamedTuple):
     command: str | None = None
 
 
-def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
-    """Whether to sort by a signal, in a word or two."""
+def answer(document: Document, verdict: SignalVerdict) -> tuple[str, Tone]:
+    """Whether to sort by a signal, in a few words, and the colour of the answer."""
     if verdict.sort_first is not None:
         return "Worth a trial", "yes"
-    if verdict.verdict == "tells-more" and not document.lifts:  # only outcomes show the worth of a level
+    if verdict.verdict == "tells-more" and not document.lifts:  # a level does not show the worth
         return "Not known yet", "unknown"
     return ANSWERS[verdict.verdict]
 
 
-def alike(document: Document) -> list[list[Verdict]]:
+def alike(document: Document) -> list[list[SignalVerdict]]:
     """Verdicts with one answer together; those that are worth a trial come first, one by one."""
-    rows: dict[tuple[str, str | None], list[Verdict]] = {}
+    rows: dict[tuple[str, str | None], list[SignalVerdict]] = {}
     for each in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
         alone = each.signal if each.sort_first is not None else None
         rows.setdefault((each.verdict, alone), []).append(each)
     return list(rows.values())
 
 
-def likewise(others: Sequence[Verdict]) -> str:
+def likewise(others: Sequence[SignalVerdict]) -> str:
     """The sentence after the first of several verdicts of one kind."""
     return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 

@@ -76,7 +76,7 @@ def test_tuning_is_asked_for_and_shown(config: Path, trained: list[dict[str, Any
     assert trained[0]["tune"]
     facts = json.loads((out / "comparison.json").read_text())
     chosen = {"learning_rate": 2e-05, "step_prompts": 4, "group": 8}
-    row = {**chosen, "accuracy": 0.4, "accuracy_by_seed": [0.4], "steps": 12}
+    row = {**chosen, "accuracy": 0.4, "accuracy_by_seed": [0.4], "steps": 12.0}
     tuned = {"chosen": chosen, "grid": [row, row | {"step_prompts": 8}], "seeds": [100]}
     (out / "comparison.json").write_text(json.dumps(facts | {"tuned": tuned}))
     done = run("compare", config, "-o", out)

@@ -38,7 +38,7 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     first = " ".join(done.stdout.split())
     assert first.startswith("gc_angle is close to question length. Whether sorting by any of 2 signals helps")
     assert f"{scored}: 400 rows, some-model, float32 on cpu; " in first
-    assert "The set has no column of answers that a verifier could judge by" in first
+    assert "The set has no column of answers for a verifier" in first
     assert "WARNING: gc_angle is close to question length: rank correlation -1.00" in first
     assert "[tells-length-only] gc_angle follows question length" in first
     assert "[no-outcomes-to-judge] gc_nll is not question length" in first

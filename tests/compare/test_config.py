@@ -88,10 +88,9 @@ def test_an_arm_keeps_the_shares_of_groups_and_pays_for_clusters(tmp_path: Path)
 def test_half_a_prompt_is_generated_for_and_the_buffer_holds_a_step_of_the_arm() -> None:
     for prompts, fresh in ((3, 2), (4, 2), (5, 3), (7, 4)):
         arm = Arm(name="r", strategy="uniform", replay=ReplayArm(fresh_share=0.5), step_prompts=prompts)
-        comparison = checked_comparison(LEAST)
-        sizes = comparison.replay_of(arm)
+        sizes = checked_comparison(LEAST).replay_of(arm)
         assert sizes is not None
-        assert (comparison.fresh_prompts(arm), sizes.capacity) == (fresh, prompts)
+        assert (sizes.fresh_groups, sizes.capacity) == (fresh, prompts)
 
 
 def replaying(name: str, strategy: str = "gain-rl", **more: Any) -> dict[str, Any]:

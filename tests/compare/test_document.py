@@ -165,7 +165,7 @@ def test_a_target_that_the_start_or_only_noise_meets_is_not_spoken_of() -> None:
             [SAME],
             "4.1 more or fewer right answers of 100 would have been seen in 8 of 10 such",
         ),
-        (words.headline, [UNKNOWN], "With one seed nothing can be said"),
+        (words.headline, [UNKNOWN], "One seed allows no verdict"),
         (
             words.about_length,
             [BETTER, WORSE, SAME],
@@ -186,7 +186,7 @@ def test_sentences_say_which_tasks_they_are_about() -> None:
         unseen[key] |= {"answer": "no difference seen", "joint": [-0.02, 0.08]}
     whole = of(unseen, WORSE, **THIRTEEN)
     said = words.about_arm(whole, unseen)
-    assert "(-2.0 to +8.0): with 3 seeds and 13 tasks up to 8.0 more or 2.0 fewer could hide here." in said
+    assert "(-2.0 to +8.0): with 3 seeds and 13 tasks up to 8.0 more or 2.0 fewer remain possible." in said
     assert said.endswith("For more prompts of these tasks alone: better (+1.2 to +5.0).")
     assert words.about_arm(whole, WORSE) == words.about_arm(of(WORSE), WORSE)
     assert "none better than uniform on other tasks like these; worse: length" in words.headline(whole)
@@ -200,8 +200,8 @@ NOTHING: Json = {"learned": {"value": 0.01, "interval": [-0.02, 0.04]}, "apart":
 TUNED = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4, "group": 8}, "grid": [{}] * 6}
 WEAK = """not clear that uniform learned anything (+1.0 right answers of 100
 dots had spent 40 % of the budget on scores
-intervals are made of its own 3 seeds alone
-prompts are taken as independent
+intervals use only its own 3 seeds
+prompts are treated as independent
 3 held-out prompts are left out"""
 
 
@@ -213,7 +213,7 @@ prompts are taken as independent
         (
             of(tasks={"count": 6, "effective": 3.4}),
             0,
-            "these 6 tasks, which say as much as 3.4 of equal size",
+            "these 6 tasks, which count as 3.4 of equal size",
         ),
         (of(tuned=TUNED, **THIRTEEN), 0, "learning rate 2e-05 with 4 prompts a step and 8 rollouts"),
     ],
@@ -372,5 +372,5 @@ def test_one_seed_and_no_steps_have_a_page(tmp_path: Path) -> None:
             part.update(effective=None, reward=None)
     page = Reader(to_html(found))
     assert page.open == []
-    assert "With one seed nothing can be said" in page.text
+    assert "One seed allows no verdict" in page.text
     assert len(page.all("svg")) == 3

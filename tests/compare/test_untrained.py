@@ -117,6 +117,7 @@ def test_an_arm_that_was_refused_may_come_again_mended(bench: Bench) -> None:
         (["sauce"], r"has no column 'sauce'; it has .*source"),
         (["same"], r"has 1 of them for 40 prompts\. Name columns with two tasks or more"),
         (["gc_id"], r"has 40 of them for 40 prompts\."),
+        (["tags"], r"tasks = \['tags'\]: tags holds list<.*>, not names\."),
     ],
 )
 def test_columns_that_are_no_tasks_are_refused(bench: Bench, columns: list[str], sentence: str) -> None:

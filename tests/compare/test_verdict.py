@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from compare_results import task_effects, task_of, truth, world
 from gaincurate.compare.verdict import (
     Difference,
-    Interval,
     bands,
     differences,
     differences_over_tasks,
@@ -33,12 +32,12 @@ TOKENS = np.array([0.0, 50.0, 100.0])
 NINE = ["uniform", *"abcdefgh"]
 
 
-def width(interval: Interval | None) -> float:
+def width(interval: tuple[float, float] | None) -> float:
     assert interval is not None
     return interval[1] - interval[0]
 
 
-def covers(interval: Interval | None, value: float) -> bool:
+def covers(interval: tuple[float, float] | None, value: float) -> bool:
     assert interval is not None
     return interval[0] <= value <= interval[1]
 
@@ -269,7 +268,7 @@ def test_one_task_and_one_seed_say_nothing_of_others() -> None:
     rates = np.full((2, 1, 4), 0.5)
     (found,) = differences_over_tasks(["uniform", "a"], rates, np.array([0, 0, 1, 1]), [(1, 0)])
     assert found.answer == "cannot say"
-    with pytest.raises(ValueError, match="one task says nothing of others"):
+    with pytest.raises(ValueError, match="one task gives no evidence about others"):
         differences_over_tasks(["uniform", "a"], np.full((2, 2, 4), 0.5), np.zeros(4, np.int64), [(1, 0)])
 
 

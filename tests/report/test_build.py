@@ -157,7 +157,7 @@ def test_rates_of_unknown_numbers_have_no_variance_and_two_files_of_one_name_are
     for each in document.outcomes:
         assert (each.learnability, each.rollouts, each.ceiling) == (None, None, None)
         assert each.notes == [
-            "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."
+            "The numbers of rollouts are not known, so p (1 - p) and the ceiling cannot be estimated."
         ]
 
 

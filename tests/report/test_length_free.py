@@ -171,9 +171,7 @@ def test_values_past_what_the_column_holds_are_none(tmp_path: Path) -> None:
     assert done.values == len(kept) < 24
     assert np.isfinite(kept).all()
     folder = column_set(tmp_path / "b", [3] * 24, {}, {"big": pa.array([(k % 5) * 1e50 for k in range(24)])})
-    with pytest.raises(
-        InputError, match=r"--signal big: what is left of it without gc_question_tokens is past"
-    ):
+    with pytest.raises(InputError, match=r"--signal big: its residual values are beyond"):
         derive(ScoredSet(folder), "big", "residual", name="gc_free")
 
 

@@ -22,7 +22,7 @@ from gaincurate.report.build import report
 from gaincurate.report.contents import groups, to_html
 from gaincurate.report.document import GroupRate
 from gaincurate.report.html import prose
-from gaincurate.report.parts import Block, Figure, Legend, Part, Picture, Table, cell, records, typeset
+from gaincurate.report.parts import Block, FigureText, Legend, Part, Picture, Table, cell, records, typeset
 from gaincurate.report.verdict import alike
 from html_reader import Reader, read_whole
 
@@ -43,7 +43,9 @@ def test_the_columns_of_records_are_their_fields_by_what_they_hold() -> None:
 
 
 def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table("caption", ["name", "size"], [["a – b", Figure("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]])
+    table = Table(
+        "caption", ["name", "size"], [["a – b", FigureText("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]]
+    )
     hidden = Table("hidden", ["name"], [["hidden"]], detail=True)
     blocks: list[Block] = ["text", Legend("hidden"), Picture({}, "hidden"), table, hidden]
     print_parts([Part("a", "Title", blocks), Part("b", "hidden", ["hidden"], detail=True)])
@@ -188,7 +190,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is(tmp_path: Pa
     assert {a["href"] for a in found.all("a")} <= {f"#{name}" for name in ids}
     assert not ids & {"relations", "lifts", "outcomes", "run"}
     assert "Too few rows to say" in found.text
-    assert "cannot be said without pass rates" in found.text
+    assert "is unknown without pass rates" in found.text
     assert f"gaincurate hygiene {tmp_path / 'set'}" in found.text
     assert "--drop" not in found.text
 

@@ -13,13 +13,13 @@ import pytest
 from column_sets import column_set
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.report.table import Table, levels, read_table
+from gaincurate.report.table import NumericTable, levels, read_table
 
 LENGTHS = np.arange(3, 15)
 SCORES = {"gc_angle": np.linspace(0, 1, 12)}
 
 
-def read(folder: Path, source: dict[str, Any], **options: Any) -> Table:
+def read(folder: Path, source: dict[str, Any], **options: Any) -> NumericTable:
     return read_table(ScoredSet(column_set(folder / "set", LENGTHS, SCORES, source)), **options)
 
 
@@ -61,15 +61,15 @@ def test_a_level_is_found_by_name_and_read(
     assert table.names("difficulty") == ["problem_level"]
     assert table.values["problem_level"].tolist() == pytest.approx(expected * 4, nan_ok=True)
     assert table.columns[-1].meaning.startswith(how)
-    assert "problem_level was taken for a level by its name." in table.notes
+    assert "problem_level is used as a level because of its name." in table.notes
 
 
 def test_what_no_number_can_be_read_in_is_said(tmp_path: Path) -> None:
     source = {"difficulty": texts("about 3 of 5", "a lot"), "seed": pa.array(range(12)), "words": texts("a")}
     table = read(tmp_path, source)
     assert table.names("difficulty") == []
-    assert "difficulty is named like a level, but no numbers can be read in it." in table.notes
-    assert "Not looked at: seed; --columns takes them in." in table.notes
+    assert "difficulty is named like a level, but no numbers can be read from it." in table.notes
+    assert "Not used: seed; --columns adds them." in table.notes
 
 
 def test_one_text_in_twenty_may_be_unreadable() -> None:

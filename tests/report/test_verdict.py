@@ -14,8 +14,8 @@ from column_sets import column_set, rates_file
 from command import run
 from gaincurate.core.stats import Estimate
 from gaincurate.report.build import report
-from gaincurate.report.document import Document, Lift, Verdict
-from gaincurate.report.relations import Evidence
+from gaincurate.report.document import Document, Lift, SignalVerdict
+from gaincurate.report.relations import SignalEvidence
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import mostly_groups, sort_by
 
@@ -50,7 +50,7 @@ class World:
 
     def report(
         self, folder: Path, *, outcomes: bool, level: bool = False, observed: int = ROWS
-    ) -> dict[str, Verdict]:
+    ) -> dict[str, SignalVerdict]:
         source = {"task": pa.array([f"task {g}" for g in self.group])}
         if level:
             source["level"] = pa.array(np.round(5 - 4 * self.rate).astype(int))
@@ -60,7 +60,7 @@ class World:
         return {verdict.signal: verdict for verdict in self.document.verdicts}
 
 
-def kinds(found: dict[str, Verdict]) -> dict[str, str]:
+def kinds(found: dict[str, SignalVerdict]) -> dict[str, str]:
     return {name: verdict.verdict for name, verdict in found.items()}
 
 
@@ -139,7 +139,7 @@ def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None
     found = world.report(tmp_path, outcomes=False, level=True)
     assert found["gc_good"].verdict == "tells-more"
     assert found["gc_good"].target == "level"
-    assert found["gc_good"].sentence.endswith("is worth for training is not known without pass rates.")
+    assert found["gc_good"].sentence.endswith("The worth of sorting by it for training is unknown without pass rates.")
     assert found["gc_angle"].verdict == "no-more-than-length"
     assert world.document.unknown is not None
     assert "A level is another judge's difficulty" in world.document.unknown
@@ -184,7 +184,7 @@ def test_a_signal_has_to_pick_better_than_length_by_the_same_pass_rates() -> Non
         return Lift(column, target, "highest", 0.1, Estimate(ratio, ratio / 1.05, ratio * 1.05, 100))
 
     lifts = [made("gc_good", "a", 1.5), made(LENGTH, "a", 1.2), made(LENGTH, "b", 2.0)]
-    evidence = Evidence("gc_good", ROWS, False, Estimate(None, None, None, ROWS), None, None, [], lifts)
+    evidence = SignalEvidence("gc_good", ROWS, False, Estimate(None, None, None, ROWS), None, None, [], lifts)
     assert sort_by(evidence) == lifts[0]
     assert sort_by(replace(evidence, lifts=[*lifts, made(LENGTH, "a", 1.6)])) is None
 
@@ -206,7 +206,7 @@ def test_a_score_that_is_mostly_its_group_is_said_to_be_that_first(
     ranks = stats.rankdata(scores["gc_angle"])
     inside = sum(((ranks[task == k] - ranks[task == k].mean()) ** 2).sum() for k in range(4))
     share = 1 - inside / ((ranks - ranks.mean()) ** 2).sum()
-    start = f"{share:.0%} of the order of gc_angle is which task a prompt is from."
-    assert sentence == f"{start} Sorting by it is choosing among these 4 groups."
+    start = f"task explains {share:.0%} of the order of gc_angle."
+    assert sentence == f"{start} Sorting by gc_angle mostly chooses among these 4 groups."
     shown = run("report", folder).stdout
     assert shown.startswith(start)
