@@ -169,7 +169,7 @@ Marked = Iterator[tuple[Option, inspect.Parameter]]
 
 
 def _parameters(function: Any, models: Sequence[Any]) -> Marked:
-    """The parameters of a command but for its config, which has no name at run time but here."""
+    """A command's parameters, without its config, whose class the annotation names but nothing imports."""
     names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     of_options = _help(function)[1]
@@ -291,7 +291,7 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of a file by the names of the parameters; a name or value that there is not is refused."""
+    """The values of a file by parameter; an InputError for an unknown option or a value out of range."""
     names = {_key(name, marker): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
@@ -326,6 +326,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
     try:
         with reading(path):
+            if not path.exists():
+                raise InputError(f"--config {path} does not exist.", path=str(path))
             values = parsers[kind](read_text(path))
         json.dumps(values)
     except TypeError as error:  # of YAML and TOML: a date, bytes, a set

@@ -126,7 +126,8 @@ def report(
             gc_id and reward, wins and losses, or pass_rate; may be repeated.
         success: For rollout sets: the reward from which a rollout counts as right. Default: rewards between
             0 and 1 count as partial successes.
-        group_column: The column of groups, such as the source or the task. Default: found by name.
+        group_column: The column of groups, such as the source or the task. Default: a column with a
+            usual name, such as data_source or task.
         columns: A column of the source to take for a level of difficulty; may be repeated.
         page: Write the report as one HTML file that works offline.
         explore: With -o report.html: also write report-prompts.html, a table of all prompts with sorting,

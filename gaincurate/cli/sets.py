@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
     from gaincurate.difficulty.rollout_set import RolloutSet
     from gaincurate.hygiene.options import HygieneConfig
-    from gaincurate.hygiene.rows import Finding
+    from gaincurate.hygiene.rows import CheckSummary
 
 Json = dict[str, Any]
 FILES = Path(__file__).with_name("example_files")
@@ -409,14 +409,14 @@ def hygiene(
         checks: Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates
             and near-duplicates, with commas between them. Default: all that the options below allow.
         examples: Rows to show of each check.
-        list_to: Write every row found, as lines of JSON.
+        list_to: Write the rows that the checks found to this file, as JSON lines.
         overwrite: Replace the --list file.
     """
     if overwrite and list_to is None:
         raise InputError("--overwrite goes with --list FILE.")
     from gaincurate.core.files import write_lines
     from gaincurate.core.scored_set import open_scores
-    from gaincurate.hygiene.checks import finding, lines, search
+    from gaincurate.hygiene.checks import lines, search, summarized
 
     options = config.options(checks)
     if not options.chosen():
@@ -428,12 +428,12 @@ def hygiene(
     if list_to is not None:
         count = write_lines(list_to, lines(scored, results))
         output.note(f"{list_to}: {counted(count, 'line')}")
-    findings = [finding(scored, result, examples) for result in results]
+    findings = [summarized(scored, result, examples) for result in results]
     facts = {"rows": len(scored), "findings": findings}
     output.result(facts, as_json, lambda _: _print_findings(folder, len(scored), findings))
 
 
-def _print_findings(folder: Path, rows: int, findings: list[Finding]) -> None:
+def _print_findings(folder: Path, rows: int, findings: list[CheckSummary]) -> None:
     output.text(f"{folder}: {counted(rows, 'row')}")
     output.records(findings, {"check": "check", "rows": ("rows", ","), "share": ("share", ".2%")})
     for each in findings:

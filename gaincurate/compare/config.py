@@ -304,11 +304,13 @@ def read_comparison(path: Path) -> Comparison:
     """The comparison that a TOML file asks for; folders in it are relative to the file.
 
     Raises:
-        InputError: it is no TOML, has a name that there is not, or a value that cannot be.
+        InputError: it does not exist, is no TOML, or has an unknown setting or a value out of range.
         StorageError: it cannot be read.
     """
     try:
         with reading(path):
+            if not path.exists():
+                raise InputError(f"{path} does not exist.", path=str(path))
             settings = toml_value(read_text(path))
     except ValueError as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error

@@ -118,10 +118,18 @@ def read_lines(
 def check_line(
     entry: dict[str, Any], where: str, round_: int | None, rules: Rules, *, number: int = 0, attempt: int = 1
 ) -> Line:
-    """An object as a line.
+    """The line of a JSON object.
 
-    `where` it stands is for sentences, `round_` is the newest round (None for any), `attempt` that of an
-    object that names none.
+    Args:
+        entry: the object.
+        where: the place of the object, as errors name it.
+        round_: the newest round; None to accept any round.
+        rules: the range of rewards.
+        number: the line's number.
+        attempt: the attempt of an object without one.
+
+    Raises:
+        OutcomeError: a key is missing, or its value has the wrong type or is out of range.
     """
     gc_id, of_round, sample = entry.get("gc_id"), entry.get("round"), entry.get("sample")
     for name in _WHOLE_NUMBERS.intersection(entry):

@@ -1,4 +1,4 @@
-"""All checks of a set's rows, for people (`search` and `finding`) and for filters (`leave_out`).
+"""All checks of a set's rows, for people (`search` and `summarized`) and for filters (`leave_out`).
 
 A filter drops rows check after check, so that no row is counted twice and no row goes because of a double
 that is gone already.
@@ -36,7 +36,7 @@ from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.options import CHECKS, HygieneOptions
-from gaincurate.hygiene.rows import CheckResult, Finding, Hit, Json, Mask, asked, batches, ids
+from gaincurate.hygiene.rows import CheckResult, CheckSummary, Hit, Json, Mask, asked, batches, ids
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
@@ -110,7 +110,7 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
     return duplicates(scored, alive, answer)
 
 
-def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
+def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSummary:
     """The summary of one check for a report."""
     hits, texts = result.hits[:examples], dict[int, tuple[str, str]]()
     if places := [place for hit in hits for place in (hit.place, hit.other) if place is not None]:
@@ -129,7 +129,7 @@ def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
             beside = f"{hit.reason}: {hit.facts['shared']}"
         rows.append({"gc_id": gc_id, "text": text, "with": beside})
     share = len(result.hits) / len(scored) if len(scored) else 0.0
-    return Finding(result.check, len(result.hits), share, rows, result.note)
+    return CheckSummary(result.check, len(result.hits), share, rows, result.note)
 
 
 @dataclass(frozen=True, slots=True)

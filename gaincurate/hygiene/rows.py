@@ -51,7 +51,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckSummary:
     """One check for a report: plain values.
 
     `rows` is how many rows it found and `share` their part of the set. `examples` are a few rows, each
