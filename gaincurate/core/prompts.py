@@ -33,6 +33,7 @@ PROMPT = "prompt"
 """The column of messages in training rows."""
 
 _SHOWN = 60  # characters of a name in a sentence
+_USUAL = {"role", "content"}  # fields of a message
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # The text of a Python list, or of a NumPy array, of messages: what pandas writes into a CSV file.
 _PYTHON_CHAT = re.compile(r"\s*(array\()?\[\s*\{\s*'(role|content)'\s*:")
@@ -80,24 +81,21 @@ class Columns:
         Raises:
             PromptProblem: null, empty, or no list of messages.
         """
-        chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
+        chat_text = self.chat_text or self.prompt == "messages" or self.prompt.endswith(".messages")
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
-    def chats(
-        self, table: pa.Table, start: int = 0, *, nulls: bool = False
-    ) -> Iterator[Chat | PromptProblem]:
+    def chats(self, table: pa.Table, *, nulls: bool = False) -> Iterator[Chat | PromptProblem]:
         """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`.
 
         Raises:
             SourceError: a column of JSON text has a value that is no JSON.
         """
-        values = column_values(table, self.prompt, start)
-        tools = column_values(table, self.tools, start) if self.tools else None
-        for row, value in enumerate(values):
+        values = column_values(table, self.prompt)
+        tools = column_values(table, self.tools) if self.tools else [None] * len(values)
+        responses = self.prompt.endswith(".input")
+        for value, of_row in zip(values, tools, strict=True):
             try:
-                messages = self.messages(value, nulls=nulls)
-                responses = self.prompt.endswith(".input")
-                yield Chat(messages, None if tools is None else to_tools(tools[row], responses=responses))
+                yield Chat(self.messages(value, nulls=nulls), to_tools(of_row, responses=responses))
             except PromptProblem as problem:
                 yield problem
 
@@ -189,11 +187,12 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise PromptProblem(f"message {number} has no role")
-        other = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
-        # JSON text has the nulls that its author wrote.
-        other = other if from_text or nulls else without_nulls(other)
         content = _content(message.get("content"), number)
-        messages.append({"role": message["role"], "content": content, **other})
+        messages.append({"role": message["role"], "content": content})
+        if not message.keys() <= _USUAL:
+            other = {k: v for k, v in message.items() if v is not None and k not in _USUAL}
+            # JSON text has the nulls that its author wrote.
+            messages[-1] |= other if from_text or nulls else without_nulls(other)
     return messages
 
 
@@ -331,16 +330,18 @@ def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool 
         try:
             if isinstance(chat, PromptProblem):
                 raise chat
-            messages = with_additions(chat.messages, system, shots, override=override)
+            messages = chat.messages
+            if added:
+                messages = with_additions(messages, system, shots, override=override)
         except PromptProblem as error:
             raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
         chats.append(Chat(messages, chat.tools))
     return chats
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows that `write_rows` wrote; an OutputError where the file is broken or lacks a column."""
-    return read_parquet(path, broken(path, "Restore it from a copy."), columns)
+def read_rows(path: Path) -> pa.Table:
+    """The rows that `write_rows` wrote; an OutputError where the file is broken."""
+    return read_parquet(path, broken(path, "Restore it from a copy."))
 
 
 def plain_rows(path: Path) -> list[dict[str, Any]]:

@@ -54,7 +54,6 @@ AMONG_VALUES = frozenset([
 ])  # fmt: skip
 """Golds that are no answer where most golds are values."""
 _LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
-_SPACES = re.compile(r"[\s_]+")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
 Kind = Literal["sentinel", "doubtful", "value", "word", "label"]
 """Labels are words such as `yes`, choices, and texts in LaTeX."""
@@ -81,19 +80,27 @@ def search(
         SourceError: an evaluation set that cannot be read.
     """
     alive, results = np.ones(len(scored), bool), []
+    of_golds: dict[str, CheckResult] = {}
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        results.append(_made(check, scored, alive.copy(), options))
+        judged = check in ("broken-gold", "conflicting-gold")
+        answer = answer_column(scored, options.answer_column, needed=judged)
+        if check in ("sentinel-gold", "word-gold"):
+            # One pass for both, because rows with a sentinel do not count in the other check.
+            of_golds = of_golds or unusable_golds(scored, alive.copy(), answer)
+            results.append(of_golds[check])
+        else:
+            results.append(_made(check, scored, alive.copy(), answer, options))
         if dropping or check == "duplicates":
             alive[[hit.place for hit in results[-1].hits]] = False
     return results
 
 
-def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
+def _made(
+    check: str, scored: ScoredSet, alive: Mask, answer: str | None, options: HygieneOptions
+) -> CheckResult:
     """The result of one check."""
-    judged = check in ("broken-gold", "conflicting-gold")
-    answer = answer_column(scored, options.answer_column, needed=judged)
     if check == "overlong":
         return _overlong(scored, alive, options.max_prompt_tokens or 0)
     if check == "contaminated":
@@ -105,8 +112,6 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
         return broken_gold(scored, alive, answer, options.verifier)
     if check == "conflicting-gold" and answer is not None:
         return conflicting_gold(scored, alive, answer, options.verifier)
-    if check in ("sentinel-gold", "word-gold"):
-        return unusable_gold(check, scored, alive, answer)
     return duplicates(scored, alive, answer)
 
 
@@ -257,12 +262,13 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
     return False
 
 
-def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is no answer.
+def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[str, CheckResult]:
+    """Rows whose gold is no answer, by check.
+
+    The check "sentinel-gold" finds null, empty golds and sentinels, "word-gold" a word or a phrase where nine
+    of ten golds are values.
 
     Args:
-        check: "sentinel-gold" (null, empty or a sentinel), or "word-gold" (a word or a phrase where nine of
-            ten golds are values).
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
@@ -282,21 +288,26 @@ def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None
                 if kind == "word":
                     reason = f"the gold answer is the text {shown!r}, where most golds are values"
             by_kind[kind].append(Hit(place, reason, None, facts))
-    words, hits = by_kind["word"], by_kind["sentinel"] if check == "sentinel-gold" else []
+    sentinels, words = by_kind["sentinel"], by_kind["word"]
     if values > 1 and len(words) <= max(1, _WORDS * (values + len(words))):
-        hits = [*hits, *(words if check == "word-gold" else by_kind["doubtful"])]
-    return CheckResult(check, sorted(hits, key=lambda hit: hit.place))
+        sentinels = sorted([*sentinels, *by_kind["doubtful"]], key=lambda hit: hit.place)
+    else:
+        words = []
+    return {
+        "sentinel-gold": CheckResult("sentinel-gold", sentinels),
+        "word-gold": CheckResult("word-gold", words),
+    }
 
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
 def _kind(texts: tuple[str, ...]) -> Kind:
     """The kind of a row's gold answers, any of which is right. If their kinds differ, the first counts."""
-    names, text = {_name(text) for text in texts}, texts[0]
-    if names <= ALWAYS:
+    names, text = [_name(text) for text in texts], texts[0]
+    if ALWAYS.issuperset(names):
         return "sentinel"
-    if names <= ALWAYS | AMONG_VALUES:
+    if (ALWAYS | AMONG_VALUES).issuperset(names):
         return "doubtful"
-    if _name(text) in _LABELS:
+    if names[0] in _LABELS:
         return "label"
     if is_words(text):
         return "label" if "\\" in text else "word"
@@ -310,5 +321,6 @@ def _text(gold: Any) -> str:
 
 def _name(text: str) -> str:
     """A gold as it is looked up among sentinels: lower case, single spaces, no brackets or final stop."""
-    bare = _SPACES.sub(" ", _WRAPPED.sub(r"\1", text)).casefold().strip(" $*`\"'()[]{}<>")
+    words = _WRAPPED.sub(r"\1", text).replace("_", " ").split()
+    bare = " ".join(words).casefold().strip(" $*`\"'()[]{}<>")
     return bare if set(bare) <= {".", "?"} else bare.rstrip(" .!")

@@ -35,7 +35,9 @@ _SPELLINGS = {
 _COMMAND = re.compile(rf"\\({'|'.join(_SPELLINGS)})(?![a-z])")
 _SIZES = re.compile(r"\\(?:left|right|bigg?[lrm]?)\s*(?:(\.)|(?=[()\[\]{}|\\/<>]))")
 # Lookbehinds stand after the sign that they look behind, because a search for that sign is fast.
-_FORMULA = re.compile(r"\$(?<!\\\$)\$?|\\(?<!\\\\)[()\[\]]")
+# Two expressions, because a search that begins with one sign is five times as fast as one with either.
+_DOLLARS = re.compile(r"\$(?<!\\\$)\$?")
+_BRACKETS = re.compile(r"\\(?<!\\\\)[()\[\]]")
 _SPACES = re.compile(r"\\(?<!\\\\)(?:(!)|[,;:\s])")
 _ARGUMENT = r"\s*(?:(\d)|\{([^{}\0]*)\})"  # of one text: a NUL ends it
 _FRACTION = re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}")
@@ -74,7 +76,8 @@ def _one_spelling(text: str) -> str:
     r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, whichever of their spellings it has."""
     text = _COMMAND.sub(lambda match: _SPELLINGS[match[1]], text)
     text = _SIZES.sub(lambda match: " " if match[1] else "", text)
-    text = _SPACES.sub(lambda match: "" if match[1] else " ", _FORMULA.sub(" $ ", text))
+    text = _DOLLARS.sub(" $ ", text)
+    text = _SPACES.sub(lambda match: "" if match[1] else " ", _BRACKETS.sub(" $ ", text))
     return _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
 
 
@@ -165,7 +168,7 @@ class Words:
 
 def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
     """The kind of each character; an underscore separates as a space does."""
-    kinds: npt.NDArray[np.uint8] = _KINDS[points]
+    kinds: npt.NDArray[np.uint8] = _KINDS.take(points)
     for point in np.unique(points[kinds == _UNSEEN]).tolist():
         letter = chr(point)
         if _CJK.match(letter):
