@@ -104,17 +104,12 @@ def reason_of(error: OSError) -> str:
 
 
 def storage_error(path: Path, error: OSError, what: str = "write") -> StorageError:
-    """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
+    """The error for a failed operation on `path`; `what` is the verb of the sentence, such as `read`."""
     return StorageError(
         f"cannot {what} {path}: {reason_of(error)}. Put that right and run the same command again.",
         path=str(path),
         errno=error.errno,
     )
-
-
-def read_error(path: Path, error: OSError) -> StorageError:
-    """The sentence for a file or folder that the file system does not give."""
-    return storage_error(path, error, "read")
 
 
 _NO_ROOM = re.compile(

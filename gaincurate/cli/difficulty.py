@@ -165,7 +165,11 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
     rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
     out = config.out
-    report = fit_on(config.scored, rates, out, config.recipe, watch=_note_epoch)
+
+    def note_epoch(epoch: int, epochs: int, loss: float) -> None:
+        output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
+
+    report = fit_on(config.scored, rates, out, config.recipe, watch=note_epoch)
     if as_json:
         output.as_json({**report, "out": out})
         return
@@ -188,10 +192,6 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     output.text(
         f"  next: gaincurate difficulty predict SCORED --rollouts FILE --adapter {shlex.quote(str(out))}"
     )
-
-
-def _note_epoch(epoch: int, epochs: int, loss: float) -> None:
-    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
 def _held_out(name: str, policy: dict[str, Any]) -> str:

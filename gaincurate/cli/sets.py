@@ -19,7 +19,7 @@ from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.output import counted, excerpt, short_id
 from gaincurate.core.options import Option
 from gaincurate.core.store import Remote, located
-from gaincurate.errors import GaincurateError, InputError, OutputError, read_error, storage_error
+from gaincurate.errors import GaincurateError, InputError, OutputError, storage_error
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
@@ -61,21 +61,19 @@ def example(
     Options:
         folder: Where to write it. Default: here.
     """
-    from gaincurate.core.files import write_atomic
+    from gaincurate.core.files import make_folder, reading, write_atomic
 
-    contents = {path.name: path.read_bytes() for path in sorted(FILES.glob("*.*"))}
-    try:
-        for name, content in contents.items():
-            if (folder / name).exists() and (folder / name).read_bytes() != content:
+    contents = {folder / path.name: path.read_bytes() for path in sorted(FILES.glob("*.*"))}
+    for path, content in contents.items():
+        with reading(path):
+            if path.exists() and path.read_bytes() != content:
                 raise InputError(
-                    f"{folder / name} is there with other content: give another folder, such as "
+                    f"{path} is there with other content: give another folder, such as "
                     "`gaincurate example demo`."
                 )
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(Path(error.filename or folder), error) from error
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
+    make_folder(folder)
+    for path, content in contents.items():
+        write_atomic(path, content)
     change = [] if folder == Path(".") else [f"cd {shlex.quote(str(folder))}"]
     output.text(
         f"{folder / 'prompts.jsonl'}: 240 questions with answers, of six tasks",
@@ -289,7 +287,7 @@ def ls(
             raise InputError(f"{folder} is no folder.")
         next(folder.iterdir(), None)
     except OSError as error:
-        raise read_error(folder, error) from error
+        raise storage_error(folder, error, "read") from error
     listed = [entry for path in _folders(folder, _DEPTH) if (entry := described(path))]
     if as_json:
         output.as_json(listed)

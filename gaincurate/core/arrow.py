@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from gaincurate.core.files import write_stream
 from gaincurate.core.foreign import json_value, lines_of, open_regular
-from gaincurate.errors import GaincurateError, read_error
+from gaincurate.errors import GaincurateError, storage_error
 
 Refuse = Callable[[str], GaincurateError]
 MOST_COLUMNS = 4096  # also keys of an object in a data file. Time grows with the square of their number
@@ -42,11 +42,9 @@ def refusing(path: Path, refuse: Refuse) -> Iterator[None]:
     """Raise what `refuse` makes of Arrow's words for a broken file."""
     try:
         yield
-    except OSError as error:
-        if error.errno:  # without a number it is Arrow's own
-            raise read_error(path, error) from error
-        raise refuse(one_line(error)) from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no UTF-8
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no UTF-8
+        if isinstance(error, OSError) and error.errno:  # without a number it is Arrow's own
+            raise storage_error(path, error, "read") from error
         raise refuse(one_line(error)) from error
 
 
