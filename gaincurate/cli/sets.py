@@ -1,9 +1,8 @@
 """`gaincurate example`, `show`, `ls`, `derive` and `hygiene`: a set to begin with, and what sets hold.
 
 `show` sorts the rows of a scored set as GAIN-RL teaches them, so the top is what a run begins with, and the
-prompts of a rollout set by their pass rate. `ls` reads the small files of JSON that each folder of ours has,
-and checks no shard, so that it answers at once. `derive` writes computed columns, and no command here changes
-a set's other files.
+prompts of a rollout set by their pass rate. `ls` reads only the small JSON files of each folder and checks no
+shard, so it answers at once. `derive` writes computed columns; no command here changes other files of a set.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def example(
 
     contents = {folder / path.name: path.read_bytes() for path in sorted(FILES.glob("*.*"))}
     for path, content in contents.items():
-        with reading(path):
+        with reading(path, "write"):
             if path.exists() and path.read_bytes() != content:
                 raise InputError(
                     f"{path} is there with other content: give another folder, such as "
@@ -231,7 +230,7 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> Json:
 
 
 def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
-    """The questions of these ids, where the scored set that the rollouts were made from still is there."""
+    """The questions of these ids; empty if the scored set behind the rollouts was moved or changed."""
     from gaincurate.core.artifact import EXECUTION
     from gaincurate.core.files import log_lines
     from gaincurate.core.prompts import questions
@@ -240,12 +239,12 @@ def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
     try:
         folder = [line["scored"] for line in log_lines(rollouts.folder / EXECUTION)][-1]
         if isinstance(located(folder), Remote):
-            return {}  # a look is not worth a download
+            return {}  # not worth a download
         scored = open_scores(folder)
         if scored.manifest_hash != rollouts.manifest["identity"]["source"]["manifest"]:
             return {}
         return dict(zip(ids, questions(scored.rows(ids), scored.identity), strict=True))
-    except (GaincurateError, LookupError):  # moved, or another set: completions are worth a look without it
+    except (GaincurateError, LookupError):  # the completions are still shown
         return {}
 
 
@@ -299,12 +298,12 @@ def ls(
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folder and those below it, but not what is in a set or a run; sorted by name."""
+    """The folder and the folders below it, sorted by name; the inside of sets and runs is left out."""
     try:
         is_one = (folder / "identity.json").exists() or (folder / "run.json").exists()
         paths = [] if is_one or not depth else sorted(folder.iterdir())
         inside = [path for path in paths if not path.is_symlink() and path.is_dir()]
-    except OSError:  # another user's, or deleted meanwhile: nothing in it can be listed
+    except OSError:  # another user's, or deleted in the meantime
         return
     yield folder
     for path in inside:
@@ -369,7 +368,7 @@ def derive(
             rank-in-bin: its rank among rows of about the same length.
         bins: For rank-in-bin: length bins of about equally many rows. Default: 20.
         name: Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.
-        overwrite: Replace a column of that name that was made otherwise.
+        overwrite: Replace an existing column of that name.
     """
     from gaincurate.core.scored_set import open_scores
     from gaincurate.report.length_free import derive as make
