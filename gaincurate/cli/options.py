@@ -222,11 +222,6 @@ def _long(name: str, marker: Option) -> str:
     return next(long, "--" + name.rpartition("__")[2].replace("_", "-")).partition("/")[0]
 
 
-def _key(name: str, marker: Option) -> str:
-    """An option's name in a file: its long spelling, with underscores."""
-    return _long(name, marker)[2:].replace("-", "_")
-
-
 def _is_path(kind: Any) -> bool:
     return kind is Path or any(map(_is_path, typing.get_args(kind)))
 
@@ -292,7 +287,7 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
     """The values of a file by parameter; an InputError for an unknown option or a value out of range."""
-    names = {_key(name, marker): name for name, marker in markers.items()}
+    names = {_long(name, marker)[2:].replace("-", "_"): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}

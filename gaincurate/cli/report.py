@@ -177,16 +177,15 @@ def _need_a_place(page: Path, option: str) -> None:
     from gaincurate.core.files import reading
     from gaincurate.core.foreign import open_regular
 
-    if not page.exists():
-        return
-    with reading(page), open_regular(page) as file:
-        if _MARK in file.read(_HEAD):
-            return
-    raise OutputError(
-        f"{option} {page} exists and is not a report of gaincurate, so it is not overwritten. Give another "
-        "file, such as report.html.",
-        path=str(page),
-    )
+    if page.exists():
+        with reading(page), open_regular(page) as file:
+            is_report = _MARK in file.read(_HEAD)
+        if not is_report:
+            raise OutputError(
+                f"{option} {page} exists and is not a report of gaincurate, so it is not overwritten. Give "
+                "another file, such as report.html.",
+                path=str(page),
+            )
 
 
 def lacking_for_pages() -> str:

@@ -31,10 +31,7 @@ def read_column(scored: ScoredSet | pa.Table, name: str) -> pa.ChunkedArray:
     """A column of a whole set or table by dotted name; the column must exist."""
     head, *path = _path(scored.schema, name)
     column = scored.column(head)
-    if not path:
-        return column
-    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
-    return pa.chunked_array(chunks, None if chunks else pa.null())
+    return pc.struct_field(column, path) if path else column
 
 
 def _path(columns: Iterable[pa.Field], name: str) -> list[str]:

@@ -29,8 +29,6 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
 
     The seed is 0 to 2^64 - 1, a stream keeps uses within a round apart, and `start` is a multiple of 4.
     """
-    if start % 4:
-        raise ValueError(f"start {start} is no multiple of 4")
     raw = _raw(seed, round_, stream, start, stop - start) >> np.uint64(12)
     # One bit less than a double has, so that the half is exact and 1 is never reached.
     numbers: Floats = (raw.astype(np.float64) + 0.5) * 2.0**-52

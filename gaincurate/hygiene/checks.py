@@ -1,9 +1,9 @@
 """All checks of a set's rows, for people (`search` and `summarized`) and for filters (`leave_out`).
 
-A filter drops rows check after check, so that no row is counted twice and no row goes because of a double
-that is gone already.
+A filter drops rows check after check, so no row is counted twice, and no row is dropped as the duplicate of a
+row that was dropped before.
 
-Gold answers cannot be trusted where the verifier refuses them, or where equal questions have different ones.
+Gold answers are not reliable if the verifier rejects them, or if equal questions have different ones.
 Verifiers run in processes of their own, with limits, because a user's verifier may hang or end its process.
 Other golds are no answers: sentinels such as `proof` or `N/A`, and words where values are expected. A word
 may be a sentinel in one set and an answer in another, so the other rows decide: `unknown` is a label beside
@@ -38,7 +38,6 @@ from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.options import CHECKS, HygieneOptions
 from gaincurate.hygiene.rows import CheckResult, CheckSummary, Hit, Json, Mask, asked, batches, ids
 
-Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
 _ROWS = 1024  # in memory at once while answers are verified
 ALWAYS = frozenset([
@@ -62,9 +61,13 @@ _WORDS = 0.1
 
 
 def search(
-    scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
+    scored: ScoredSet,
+    options: HygieneOptions,
+    *,
+    dropping: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> list[CheckResult]:
-    """Every row that a check found.
+    """The rows that each check found.
 
     With `dropping`, a row that one check found is gone for those after it, so no row is found twice and none
     stays because its only double was dropped. Without, only near duplicates leave duplicates out.
@@ -86,44 +89,36 @@ def search(
             tell(check)
         judged = check in ("broken-gold", "conflicting-gold")
         answer = answer_column(scored, options.answer_column, needed=judged)
-        if check in ("sentinel-gold", "word-gold"):
+        if check == "overlong":
+            result = _overlong(scored, alive, options.max_prompt_tokens or 0)
+        elif check in ("sentinel-gold", "word-gold"):
             # One pass for both, because rows with a sentinel do not count in the other check.
-            of_golds = of_golds or unusable_golds(scored, alive.copy(), answer)
-            results.append(of_golds[check])
+            of_golds = of_golds or unusable_golds(scored, alive, answer)
+            result = of_golds[check]
+        elif check == "broken-gold" and answer is not None and options.verifier is not None:
+            result = broken_gold(scored, alive, answer, options.verifier)
+        elif check == "conflicting-gold" and answer is not None:
+            result = conflicting_gold(scored, alive, answer, options.verifier)
+        elif check == "contaminated":
+            index = EvalIndex(options.evals, options.eval_column, options.ngram)
+            result = contaminated(scored, alive, index, options.overlap)
+        elif check == "near-duplicates":
+            result = near_duplicates(scored, alive, options.near, answer)
         else:
-            results.append(_made(check, scored, alive.copy(), answer, options))
+            result = duplicates(scored, alive, answer)
+        results.append(result)
         if dropping or check == "duplicates":
-            alive[[hit.place for hit in results[-1].hits]] = False
+            alive[[hit.place for hit in result.hits]] = False
     return results
-
-
-def _made(
-    check: str, scored: ScoredSet, alive: Mask, answer: str | None, options: HygieneOptions
-) -> CheckResult:
-    """The result of one check."""
-    if check == "overlong":
-        return _overlong(scored, alive, options.max_prompt_tokens or 0)
-    if check == "contaminated":
-        index = EvalIndex(options.evals, options.eval_column, options.ngram)
-        return contaminated(scored, alive, index, options.overlap)
-    if check == "near-duplicates":
-        return near_duplicates(scored, alive, options.near, answer)
-    if check == "broken-gold" and answer is not None and options.verifier is not None:
-        return broken_gold(scored, alive, answer, options.verifier)
-    if check == "conflicting-gold" and answer is not None:
-        return conflicting_gold(scored, alive, answer, options.verifier)
-    return duplicates(scored, alive, answer)
 
 
 def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSummary:
     """The summary of one check for a report."""
-    hits, texts = result.hits[:examples], dict[int, tuple[str, str]]()
-    if places := [place for hit in hits for place in (hit.place, hit.other) if place is not None]:
-        table = scored.take(places)
-        beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
-        shown = zip(table.column(ID).to_pylist(), beginnings, strict=True)
-        texts = dict(zip(places, shown, strict=True))
-    rows = []
+    hits, rows = result.hits[:examples], list[Json]()
+    places = [place for hit in hits for place in (hit.place, hit.other) if place is not None]
+    table = scored.take(places)
+    beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
+    texts = dict(zip(places, zip(table.column(ID).to_pylist(), beginnings, strict=True), strict=True))
     for hit in hits:
         gc_id, text = texts[hit.place]
         beside = hit.reason
@@ -182,10 +177,10 @@ def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
 
 def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
     counts = scored.column("gc_prompt_tokens").to_numpy()
+    places = np.flatnonzero(alive & (counts > limit))
     hits = [
         Hit(place, f"{tokens:,} prompt tokens, more than {limit:,}", None, {"tokens": tokens})
-        for place, tokens in enumerate(counts.tolist())
-        if alive[place] and tokens > limit
+        for place, tokens in zip(places.tolist(), counts[places].tolist(), strict=True)
     ]
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
 

@@ -26,7 +26,7 @@ from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.rows import CheckResult, Hit, Ints, Json, Mask, asked, batches, read, sample
-from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
+from gaincurate.hygiene.words import Hashes, Runs, Template, Words, among, mixed, normal
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
@@ -185,7 +185,7 @@ def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
     """The Jaccard index of a set with each of others, `[others]`; all are sorted and without doubles."""
     sizes = np.array([len(other) for other in others], np.int64)
     flat = np.concatenate([one[:0], *others])
-    there = one[np.minimum(np.searchsorted(one, flat), len(one) - 1)] == flat
+    there = among(flat, one)
     shared = np.bincount(np.repeat(np.arange(len(others)), sizes)[there], minlength=len(others))
     return shared / (len(one) + sizes - shared)
 

@@ -23,8 +23,6 @@ CHECKS = (
     "near-duplicates",
 )  # fmt: skip
 """All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
-THRESHOLD = 0.8
-NGRAM = 13
 _NEEDED = {
     "max_prompt_tokens": ("--max-prompt-tokens", "N, the trainer's limit", ("overlong",)),
     "verifier": ("--verifier", "NAME", ("broken-gold", "conflicting-gold")),
@@ -47,13 +45,13 @@ class HygieneOptions:
     """
 
     checks: tuple[str, ...] | None = None
-    near: float = THRESHOLD
+    near: float = 0.8
     max_prompt_tokens: int | None = None
     verifier: VerifierConfig | None = None
     answer_column: str | None = None
     evals: tuple[str, ...] = ()
     eval_column: str | None = None
-    ngram: int = NGRAM
+    ngram: int = 13
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
