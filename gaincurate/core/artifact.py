@@ -56,7 +56,7 @@ class Kind:
     totals: Callable[[Sequence[Json], int], Json]  # the manifest's head, of all parts and rejected rows
     part_facts: tuple[str, ...]  # that the manifest repeats of a part before its size and hash
     more_facts: tuple[str, ...] = ()  # that it repeats after them, where a part has them
-    own: tuple[str, ...] = ()  # further folders, deleted with it
+    subfolders: tuple[str, ...] = ()  # deleted with it
     before: tuple[str, ...] = ()  # files that may be there before the identity is
     work: str = ""  # a glob of files in the work folder, deleted with it
     hints: Mapping[str, str] | None = None  # a clause for an identity that differs in this key alone
@@ -127,7 +127,7 @@ class Artifact:
     def holds_results(self) -> bool:
         """Whether it has a part, or a remnant of a finished folder."""
         names = self.names()
-        results = {MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own)}
+        results = {MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.subfolders)}
         return bool(names & results or fnmatch.filter(names, "shard-*.arrow"))
 
     def indexes(self, count: int) -> set[int]:
@@ -366,7 +366,8 @@ class Artifact:
         # between leaves an unfinished folder.
         self.delete([MANIFEST])
         parts = sorted(fnmatch.filter(self.names(), "shard-*.arrow"))
-        self.delete([REJECTED, EXECUTION, *parts, *(f"{name}/" for name in (*self.kind.own, EXECUTIONS))])
+        folders = (f"{name}/" for name in (*self.kind.subfolders, EXECUTIONS))
+        self.delete([REJECTED, EXECUTION, *parts, *folders])
         for path in work_folder(self.folder).glob(self.kind.work) if self.kind.work else ():
             path.unlink()
 

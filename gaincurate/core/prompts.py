@@ -2,8 +2,8 @@
 
 A training row carries the whole scoring prompt, added system message and examples included, because scores
 are of that prompt and not of the bare question. A source column named `prompt` that is not the prompt is
-kept as `source_prompt`. A set whose rows are not what its identity says is an OutputError, and a file of rows
-that cannot be read or written is a StorageError.
+kept as `source_prompt`. Functions raise OutputError if the rows of a set contradict its identity, and
+StorageError if a file of rows cannot be read or written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PYTHON_CHAT = re.compile(r"\s*(array\()?\[\s*\{\s*'(role|content)'\s*:")
 
 
 class PromptProblem(Exception):
-    """Why one row has no usable prompt; the caller adds which row."""
+    """The reason why a row has no usable prompt; the caller adds the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns in use. A dot goes into a struct (`extra_info.question`) or into a column of JSON text."""
+    """The columns of a source. A dot reaches into a struct (`extra_info.question`) or into JSON text."""
 
     prompt: str
     answer: str | None = None
@@ -85,7 +85,7 @@ class Columns:
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
     def chats(self, table: pa.Table, *, nulls: bool = False) -> Iterator[Chat | PromptProblem]:
-        """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`.
+        """The prompt of each row of a table, or the reason why it has none; see `to_messages`.
 
         Raises:
             SourceError: a column of JSON text has a value that is no JSON.
@@ -101,7 +101,7 @@ class Columns:
 
 
 def fields_of(table: pa.Table, name: str) -> pa.Table:
-    """The fields of a column of structs as columns. A field's own name may have a dot in it."""
+    """The fields of a struct column as columns. The name of a field may contain a dot."""
     names = [field.name for field in table.schema.field(name).type]
     return table.select([name]).flatten().rename_columns(names)
 
@@ -117,10 +117,16 @@ def parsed(text: Any) -> Any:
 
 
 def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
-    """A column's values as Python objects; `name` may go into a struct or into a column of JSON text.
+    """A column's values as Python objects; `name` may reach into a struct or into a column of JSON text.
 
-    `start` is the row of the source that the table's first one is, for sentences. Raises `OutputError` where
-    the rows have no such column, and `SourceError` where a value of a column of JSON text is no JSON object.
+    Args:
+        table: the rows.
+        name: the column; may be dotted.
+        start: the row of the source that is the table's first, for errors.
+
+    Raises:
+        OutputError: there is no such column.
+        SourceError: a value in a column of JSON text is no JSON object.
     """
     if name in table.column_names:
         return list(table.column(name).to_pylist())
@@ -150,12 +156,14 @@ def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
 
 
 def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> list[Message]:
-    """The row's own chat messages: role, content, and the other fields of a message that are not null.
+    """The chat messages of a row: role, content, and the other fields of a message that are not null.
 
-    A text is one user message, or with `chat_text` the JSON of a message list. Content in parts of text
-    becomes one text. Arrow gives every message, and every struct in it, the keys that any other has, so null
-    fields are left out. With `nulls` those deeper than the message stay, for a column that has them anyway.
-    Raises `PromptProblem` for null, an empty prompt, and no list of messages.
+    A text is one user message, or with `chat_text` the JSON of a message list. Content in several text parts
+    is joined. Arrow gives every message, and every struct in it, the keys of all others, so null fields are
+    removed. With `nulls` only those of the messages themselves are removed, not deeper ones.
+
+    Raises:
+        PromptProblem: the value is null, empty, or no list of messages.
     """
     if value is None:
         raise PromptProblem("the prompt is null")
@@ -224,9 +232,8 @@ def _content(content: Any, number: int) -> str | None:
 def to_tools(value: Any, *, responses: bool = False) -> list[Tool] | None:
     """The JSON schemas of a row's tools as `apply_chat_template(tools=...)` takes them; None without tools.
 
-    The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls;
-    anything else is a PromptProblem. With `responses` the Responses API's flat form becomes the nested one,
-    as NeMo Gym does for a chat model.
+    The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls. With
+    `responses` the Responses API's flat form becomes the nested one, as NeMo Gym does for a chat model.
 
     Raises:
         PromptProblem: anything else.
@@ -270,9 +277,10 @@ def questions(table: pa.Table, identity: Json) -> list[str]:
 def with_additions(
     messages: list[Message], system: str | None, shots: Sequence[Message], *, override: bool = False
 ) -> list[Message]:
-    """The messages that the model sees: the row's own with a run's system message and examples put in.
+    """The messages of a row with the system message and the examples of a run.
 
-    Raises `PromptProblem` where the row has a system message of its own, and `override` is not given.
+    Raises:
+        PromptProblem: the row has a system message, a run's is given too, and `override` is not set.
     """
     first = 1 if messages and messages[0]["role"] == "system" else 0
     system_messages, rest = messages[:first], messages[first:]
@@ -289,9 +297,12 @@ def with_additions(
 def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bool) -> pa.Table:
     """The table for a trainer, of rows of a scored set with this identity.
 
-    With `bare` it has no added system message and examples, and `with_scores` all `gc_` columns. Raises
-    `InputError` where no column can hold fields of the messages, such as arguments of tool calls, and
-    `OutputError` where a row's prompt cannot be read, so that the set is not what its identity says.
+    With `bare` the run's system message and examples are left out; with `with_scores` all `gc_` columns are
+    included.
+
+    Raises:
+        InputError: no Arrow column can hold the fields of the messages, such as arguments of tool calls.
+        OutputError: a prompt cannot be read, so the set contradicts its identity.
     """
     prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
