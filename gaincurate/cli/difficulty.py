@@ -1,7 +1,7 @@
-"""`gaincurate difficulty`: how hard each prompt is, by rollouts, and predicted from those of a few.
+"""`gaincurate difficulty`: the difficulty of each prompt, from rollouts or predicted from a few prompts.
 
-For a prediction the newest round of a file is taken, and a file of several models is refused: a prediction is
-for one policy.
+A prediction uses the newest round of a file and refuses a file of several models, because it is for one
+policy.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
 
 
 def _held_out(name: str, policy: dict[str, Any]) -> str:
-    """A figure of a policy on prompts that no batch had, with its interval."""
+    """A figure of a policy on held-out prompts, with its interval."""
     if policy["held_out"] is None:
         return "-"
     figure = policy["held_out"][name]
@@ -280,7 +280,7 @@ def _read(path: Path, reward_range: Any, scored: ScoredSet | None) -> list[PassR
 
 
 def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> PassRates:
-    """The newest round of each file, together; a file of several models is refused."""
+    """The pooled newest rounds of the files; an InputError for a file of several models."""
     from gaincurate.difficulty.pass_rates import pooled
 
     newest = []

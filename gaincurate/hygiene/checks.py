@@ -113,7 +113,7 @@ def search(
 
 
 def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSummary:
-    """The summary of one check for a report."""
+    """The summary of a check for a report, with at most `examples` rows."""
     hits, rows = result.hits[:examples], list[Json]()
     places = [place for hit in hits for place in (hit.place, hit.other) if place is not None]
     table = scored.take(places)
@@ -134,14 +134,14 @@ def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSu
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Which rows stay, and what was found of the others; each of those once."""
+    """The rows that stay, `[rows]`, and the results of the checks that found the others, each row once."""
 
     kept: Mask
     found: list[CheckResult]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows that each check took out."""
+        """The number of rows that each check dropped."""
         return {check.check: len(check.hits) for check in self.found}
 
 
@@ -210,13 +210,13 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
 def conflicting_gold(
     scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
 ) -> CheckResult:
-    """Rows that ask the same and have different answers: all of such a group, for who says which is right?
+    """All rows of groups that ask the same and have different answers, because any of them may be right.
 
     Args:
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers.
-        config: of the verifier that says whether two answers are one; without it they must be written alike.
+        config: of the verifier that compares answers; without it, differently written answers differ.
 
     Raises:
         InputError: the verifier cannot be loaded.
@@ -246,7 +246,7 @@ def conflicting_gold(
 
 
 def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
-    """Whether either answer is right where the other is the gold one."""
+    """Whether the verifier accepts either answer with the other as the gold one."""
     for answered, gold in ((first, second), (second, first)):
         try:
             job = Job(gold_completion(config, answered), gold.answer, gold.row)
@@ -296,7 +296,7 @@ def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[s
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
 def _kind(texts: tuple[str, ...]) -> Kind:
-    """The kind of a row's gold answers, any of which is right. If their kinds differ, the first counts."""
+    """The kind of a row's accepted gold answers; if their kinds differ, that of the first."""
     names, text = [_name(text) for text in texts], texts[0]
     if ALWAYS.issuperset(names):
         return "sentinel"
@@ -315,7 +315,7 @@ def _text(gold: Any) -> str:
 
 
 def _name(text: str) -> str:
-    """A gold as it is looked up among sentinels: lower case, single spaces, no brackets or final stop."""
+    """A gold in the form of the sentinels: lower case, single spaces, no brackets or final stop."""
     words = _WRAPPED.sub(r"\1", text).replace("_", " ").split()
     bare = " ".join(words).casefold().strip(" $*`\"'()[]{}<>")
     return bare if set(bare) <= {".", "?"} else bare.rstrip(" .!")
