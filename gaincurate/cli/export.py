@@ -47,17 +47,25 @@ def export(
 
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
 
-        Options: source: A finished scored set, or a run. out: The file: .parquet or .jsonl. by: Score column
-        of the order, high first. Default: the set's order. ascending: With --by: low values first. round_: Of
-        a run. Default: the newest. limit: Take the first rows only. bare: Leave the scoring run's system
-        message and examples out. with_scores: Put all gc_ columns in. id_in_answer: The answer as JSON
-        {"gc_id", "answer"}. Default: for openrlhf, where nothing else arrives. data_source: What picks the
-        reward function: verl's data_source, open-instruct's dataset, roll's tag and so on. Default: the
-        source's column of that name. env_class: skyrl: the environment of every row. where: Take the rows for
-        which this condition holds, such as "0.2 < pass_rate < 0.8 and source != 'web'". rollouts: A rollout
-        set or pass rates: adds pass_rate and samples to --where. drop: Leave out what `gaincurate hygiene`
-        finds: of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates
-        and near-duplicates, with commas between them. overwrite: Replace the file.
+    Options:
+        source: A finished scored set, or a run.
+        out: The file: .parquet or .jsonl.
+        by: Score column of the order, high first. Default: the set's order.
+        ascending: With --by: low values first.
+        round_: Of a run. Default: the newest.
+        limit: Take the first rows only.
+        bare: Leave the scoring run's system message and examples out.
+        with_scores: Put all gc_ columns in.
+        id_in_answer: Write the answer as JSON {"gc_id", "answer"}. Default: only for openrlhf, whose reward
+            function gets no other column.
+        data_source: Value that selects the reward function: verl's data_source, open-instruct's dataset,
+            roll's tag and so on. Default: the source's column of that name.
+        env_class: skyrl: the environment of every row.
+        where: Take the rows that meet this condition: "0.2 < pass_rate < 0.8 and source != 'web'".
+        rollouts: A rollout set or pass rates: adds pass_rate and samples to --where.
+        drop: Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, broken-gold,
+            conflicting-gold, contaminated, duplicates and near-duplicates, with commas between them.
+        overwrite: Replace the file.
     """
     from gaincurate.trainers.columns import ViewOptions
     from gaincurate.trainers.export import Pick
