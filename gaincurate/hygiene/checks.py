@@ -38,6 +38,7 @@ from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.options import CHECKS, HygieneOptions
 from gaincurate.hygiene.rows import CheckResult, CheckSummary, Hit, Json, Mask, asked, batches, ids
 
+Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
 _ROWS = 1024  # in memory at once while answers are verified
 ALWAYS = frozenset([
@@ -61,11 +62,7 @@ _WORDS = 0.1
 
 
 def search(
-    scored: ScoredSet,
-    options: HygieneOptions,
-    *,
-    dropping: bool = False,
-    tell: Callable[[str], None] | None = None,
+    scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
 ) -> list[CheckResult]:
     """The rows that each check found.
 
@@ -258,10 +255,10 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
 
 
 def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[str, CheckResult]:
-    """Rows whose gold is no answer, by check.
+    """Rows whose gold is no answer, for the checks "sentinel-gold" and "word-gold".
 
-    The check "sentinel-gold" finds null, empty golds and sentinels, "word-gold" a word or a phrase where nine
-    of ten golds are values.
+    The first finds null, empty golds and sentinels, the second words and phrases if nine of ten golds are
+    values.
 
     Args:
         scored: the set.
@@ -288,10 +285,8 @@ def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[s
         sentinels = sorted([*sentinels, *by_kind["doubtful"]], key=lambda hit: hit.place)
     else:
         words = []
-    return {
-        "sentinel-gold": CheckResult("sentinel-gold", sentinels),
-        "word-gold": CheckResult("word-gold", words),
-    }
+    hits = {"sentinel-gold": sentinels, "word-gold": words}
+    return {check: CheckResult(check, of_check) for check, of_check in hits.items()}
 
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
