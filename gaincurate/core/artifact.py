@@ -162,8 +162,7 @@ class Artifact:
     def read_identity(self, *, damaged: bool = False) -> Json | None:
         """The identity in the folder; None for a new folder, and for a damaged identity if `damaged` is set.
 
-        Raises:
-            OutputError: the folder holds something else, or its identity is damaged and `damaged` is not set.
+        Raises `OutputError` if the folder holds something else, or the identity is damaged without `damaged`.
         """
         self.pull()
         out, name, path = self.place, self.kind.name, self.folder / IDENTITY

@@ -93,10 +93,8 @@ def refusals(error: ValidationError) -> list[Refusal]:
 def checked(model: type[Config], values: Mapping[str, Any], *, keywords: bool = False) -> Config:
     """The values, by the names of fields, as a config.
 
-    With `keywords` the values come from a Python call, and errors name keywords instead of options.
-
-    Raises:
-        InputError: an option is unknown or missing, or a value is invalid.
+    With `keywords` the values come from a Python call, and errors name keywords instead of options. Raises
+    `InputError` if an option is unknown or missing, or a value is invalid.
     """
     from pydantic import ValidationError
 

@@ -70,9 +70,8 @@ def read_lines(
 ) -> tuple[list[Line], int]:
     """The lines of a file, or of a beginning of it, in order, and how many a `resume_from_step` voids.
 
-    The file belongs to a round, by default to the newest in it. Without `ids_of` any prompt is accepted.
-    `since` is the number of bytes of the file that were read before; then reading stops at the first line
-    that steers.
+    The file belongs to a round, by default to the newest in it. Without `ids_of` any prompt is accepted. The
+    first `since` bytes were read before; if there are any, reading stops at the first line that steers.
     """
     entries = list[Line | int]()  # an integer is a step that training went back to
     attempt, newest = 1, 0
@@ -121,16 +120,9 @@ def check_line(
 ) -> Line:
     """The line of a JSON object.
 
-    Args:
-        entry: the object.
-        where: the place of the object, as errors name it.
-        round_: the newest round; None to accept any round.
-        rules: the range of rewards.
-        number: the line's number.
-        attempt: the attempt of an object without one.
-
-    Raises:
-        OutcomeError: a key is missing, or its value has the wrong type or is out of range.
+    `where` is the place of the object, as errors name it, `round_` the newest round (None accepts any) and
+    `attempt` the attempt of an object without one. Raises `OutcomeError` if a key is missing or its value is
+    of the wrong type or out of range.
     """
     gc_id, of_round, sample = entry.get("gc_id"), entry.get("round"), entry.get("sample")
     for name in _WHOLE_NUMBERS.intersection(entry):
@@ -354,8 +346,7 @@ class Outcomes:
 def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
     """Read and check a round's file; `ids_of` gives the ids of a round's prompts.
 
-    Raises:
-        OutcomeError: the file is missing, a line is invalid, or an id or a round was not planned.
+    Raises `OutcomeError` if the file is missing, a line is invalid, or an id or a round was not planned.
     """
     with reading(path):
         if not path.exists():

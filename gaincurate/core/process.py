@@ -306,11 +306,8 @@ def run_command(
     """Run a filled-in command to its end, and to the end of all that it started; the seconds that it took.
 
     Its output is appended to the log, `lock` is of `command_lock`, and after `timeout` seconds it is ended.
-    `watch` is called a few times a second with the seconds so far.
-
-    Raises:
-        TrainerError: the command cannot be started, fails or takes too long.
-        StorageError: the log cannot be written.
+    `watch` is called a few times a second with the seconds so far. Raises `TrainerError` if the command
+    cannot be started, fails or takes too long, and `StorageError` if the log cannot be written.
     """
     begin = time.monotonic()
     with ExitStack() as opened:

@@ -119,14 +119,8 @@ def parsed(text: Any) -> Any:
 def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
     """A column's values as Python objects; `name` may reach into a struct or into a column of JSON text.
 
-    Args:
-        table: the rows.
-        name: the column; may be dotted.
-        start: the row of the source that is the table's first, for errors.
-
-    Raises:
-        OutputError: there is no such column.
-        SourceError: a value in a column of JSON text is no JSON object.
+    `start` is the row of the source that is the table's first, for errors. Raises `OutputError` if there is
+    no such column, and `SourceError` if a value in a column of JSON text is no JSON object.
     """
     if name in table.column_names:
         return list(table.column(name).to_pylist())
@@ -160,10 +154,8 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
 
     A text is one user message, or with `chat_text` the JSON of a message list. Content in several text parts
     is joined. Arrow gives every message, and every struct in it, the keys of all others, so null fields are
-    removed. With `nulls` only those of the messages themselves are removed, not deeper ones.
-
-    Raises:
-        PromptProblem: the value is null, empty, or no list of messages.
+    removed. With `nulls` only those of the messages themselves are removed, not deeper ones. Raises
+    `PromptProblem` if the value is null, empty, or no list of messages.
     """
     if value is None:
         raise PromptProblem("the prompt is null")
@@ -279,8 +271,7 @@ def with_additions(
 ) -> list[Message]:
     """The messages of a row with the system message and the examples of a run.
 
-    Raises:
-        PromptProblem: the row has a system message, a run's is given too, and `override` is not set.
+    Raises `PromptProblem` if both the row and the run have a system message and `override` is not set.
     """
     first = 1 if messages and messages[0]["role"] == "system" else 0
     system_messages, rest = messages[:first], messages[first:]
@@ -298,11 +289,8 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
     """The table for a trainer, of rows of a scored set with this identity.
 
     With `bare` the run's system message and examples are left out; with `with_scores` all `gc_` columns are
-    included.
-
-    Raises:
-        InputError: no Arrow column can hold the fields of the messages, such as arguments of tool calls.
-        OutputError: a prompt cannot be read, so the set contradicts its identity.
+    included. Raises `InputError` if no Arrow column can hold fields of the messages, such as arguments of
+    tool calls, and `OutputError` if a prompt cannot be read, so that the set contradicts its identity.
     """
     prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]

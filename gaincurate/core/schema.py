@@ -123,7 +123,10 @@ def scored_table(
 
 def take(table: pa.Table, places: pa.Array) -> pa.Table:
     """The rows of a table at these places, also of views, from which Arrow itself cannot take."""
-    return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
+    try:
+        return table.take(places)
+    except pa.ArrowNotImplementedError:
+        return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:

@@ -42,10 +42,8 @@ def find_columns(
     `gc_id` is kept as the id where the source has it: ids then outlive a change of the text.
 
     `first` are the first rows, which decide whether a text column holds chats, or objects, as JSON. The given
-    names may reach into a struct, and `tools` may be "none".
-
-    Raises:
-        SourceError: a column is missing, ambiguous or of the wrong type; the error lists the columns.
+    names may reach into a struct, and `tools` may be "none". Raises `SourceError`, which lists the columns,
+    if a column is missing, ambiguous or of the wrong type.
     """
     if not schema.names:
         raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")

@@ -272,10 +272,7 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
     """Copy the data files of a URL to the cache; returns the local file, folder or pattern.
 
     The URL is that of a file, a pattern with * or [, or a folder (of files with these suffixes, of
-    `save_to_disk`, or a scored set).
-
-    Raises:
-        SourceError: there is no such file, or it changes during the copy.
+    `save_to_disk`, or a scored set). Raises `SourceError` if there is no such file, or it changes meanwhile.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))

@@ -66,8 +66,7 @@ class _Values:
 class Condition:
     """The condition of an option `--where`: the columns that it needs, and the rows for which it holds.
 
-    Raises:
-        InputError: the condition cannot be parsed, has an unsupported part, or names no column.
+    Raises `InputError` if the condition cannot be parsed, has an unsupported part, or names no column.
     """
 
     def __init__(self, text: str) -> None:
@@ -104,8 +103,7 @@ class Condition:
     def holds(self, columns: Mapping[str, pa.ChunkedArray]) -> tuple[Mask, Mask]:
         """The rows for which it is true, and those for which it is neither true nor false, both `[rows]`.
 
-        Raises:
-            InputError: it compares values of two kinds, or of a kind without comparison.
+        Raises `InputError` if it compares values of two kinds, or of a kind without comparison.
         """
         truth = self._truth(self._tree, columns)
         return np.asarray(pc.fill_null(truth, False)), np.asarray(pc.is_null(truth))

@@ -150,8 +150,7 @@ def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
     """
     stays = np.ones(len(scored), bool)
     left_out = LeftOut(stays, search(scored, options, dropping=True))
-    for check in left_out.found:
-        stays[[hit.place for hit in check.hits]] = False
+    stays[[hit.place for check in left_out.found for hit in check.hits]] = False
     if len(scored) and not stays.any():
         counts = ", ".join(f"{check} {count:,}" for check, count in left_out.counts.items())
         raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
