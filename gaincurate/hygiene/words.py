@@ -153,8 +153,7 @@ class Words:
                 runs = Runs(points[begins[0] : ends[-1]].astype(np.uint64))
                 self.hashes[first:last] = runs.of(begins - begins[0], ends - begins[0])
         self.runs = Runs(self.hashes)
-        # Up to the next word, a digit is the highest kind.
-        self.numbers: Mask = np.maximum.reduceat(kinds, self._begins) == _DIGIT
+        self.numbers: Mask = np.maximum.reduceat(kinds, self._begins) == _DIGIT  # the highest kind
 
     def __len__(self) -> int:
         return len(self.starts) - 1
