@@ -1,7 +1,7 @@
 """The entry point of `gaincurate` and of `python -m gaincurate`.
 
-It imports the command line inside a function, because the imports take longer than the shortest commands, and
-Ctrl-C in them is no fault.
+It imports the command line inside a function, because the imports take longer than the shortest commands and
+Ctrl-C during them is not an error.
 """
 
 import signal
@@ -16,8 +16,8 @@ def main() -> None:
 
             run()
         finally:
-            # All is said. Ctrl-C in what libraries do at exit would print their traceback, and a scheduler's
-            # second notice would end the process by it, where 143 says that the work can go on.
+            # The output is complete. Ctrl-C in a library's exit handler would print a traceback, and a second
+            # notice of a scheduler would replace the exit code 143, which says that the work can go on.
             for number in (signal.SIGINT, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:

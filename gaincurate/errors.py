@@ -1,4 +1,4 @@
-"""The exceptions that a user can cause, in one tree; takes nothing, knows no command.
+"""The exceptions that a user can cause, in one tree.
 
     GaincurateError                exit 1  the work failed
     ├── InputError                 exit 2  the user has to change something
@@ -13,8 +13,8 @@
     ├── StorageError               exit 1  the file system said no (2: credentials are missing)
     └── LockedError                exit 1  another process writes the same set or run
 
-Every message is one sentence or two with the offending value in it and the next step; the same facts
-are in `data`, for programs. Built-in exceptions are never mapped: a bug must look like a bug.
+Every message is one or two sentences with the offending value and the next step. `data` has the same facts
+for programs. Built-in exceptions are never mapped: a bug must look like a bug.
 """
 
 from __future__ import annotations
@@ -66,19 +66,19 @@ class OutcomeError(InputError):
 
 
 class NotReadyError(OutcomeError):
-    """A strategy needs something before it draws a round; the run stays as it is until then."""
+    """A strategy lacks an input for its next round; the run does not change until the input is there."""
 
 
 class TrainerError(GaincurateError):
-    """The trainer's command failed, hung or left nothing; its round can be run again."""
+    """The trainer's command failed, timed out or wrote nothing; its round can be run again."""
 
 
 class ServerError(GaincurateError):
-    """A server that generates does not answer, or not as it should; what had arrived is kept."""
+    """The generation server does not answer or answers with an error; received completions are kept."""
 
 
 class StorageError(GaincurateError):
-    """The file system refused; what was finished before is intact."""
+    """The file system or an object store refused an operation; finished work is intact."""
 
 
 class LockedError(GaincurateError):
@@ -104,17 +104,12 @@ def reason_of(error: OSError) -> str:
 
 
 def storage_error(path: Path, error: OSError, what: str = "write") -> StorageError:
-    """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
+    """The error for a failed operation on `path`; `what` is the verb of the sentence, such as `read`."""
     return StorageError(
         f"cannot {what} {path}: {reason_of(error)}. Put that right and run the same command again.",
         path=str(path),
         errno=error.errno,
     )
-
-
-def read_error(path: Path, error: OSError) -> StorageError:
-    """The sentence for a file or folder that the file system does not give."""
-    return storage_error(path, error, "read")
 
 
 _NO_ROOM = re.compile(
@@ -124,17 +119,17 @@ _NO_ROOM = re.compile(
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether a library found no memory, in whatever way it says so; oneDNN speaks of a primitive."""
+    """Whether an error means that memory ran out; oneDNN reports that as a failed primitive."""
     kinds = (ImportError, RuntimeError, OSError)
     return isinstance(error, MemoryError) or (isinstance(error, kinds) and bool(_NO_ROOM.search(str(error))))
 
 
 def refused_by_the_system(error: Exception) -> str | None:
-    """The sentence for what the system refused where nobody expects it to: a file's name, one file more."""
+    """The sentence for an unexpected refusal of the operating system; None for any other exception."""
     if isinstance(error, OSError) and error.errno:
         what = f" {str(error.filename)[:200]}" if error.filename is not None else ""
         return f"the system refused{what}: {reason_of(error)}. Put that right and run the same command again."
-    # Arrow's too, and a library that finds no room for its code.
+    # Also from Arrow, and from the dynamic loader.
     if lacks_memory(error):
         return "there is not enough memory. Raise `ulimit -v`, if one is set, or take less at a time."
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":

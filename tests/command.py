@@ -31,7 +31,9 @@ def read_options(*arguments: object) -> dict[str, Any]:
     def recording(name: str, marker: Option, value: Any) -> Any:
         made = read(name, marker, value)
         if value not in (None, [], ()):
-            values_read[options._key(name, marker)] = json.loads(json.dumps(value, default=str))
+            values_read[options._long(name, marker)[2:].replace("-", "_")] = json.loads(
+                json.dumps(value, default=str)
+            )
         return made
 
     with pytest.MonkeyPatch.context() as patch:

@@ -51,14 +51,14 @@ def _root(
 
 
 def _open_streams() -> None:
-    """Give what the caller closed (`>&-`) an end: the next file to be opened would take its place."""
+    """Open /dev/null for streams that the caller closed (`>&-`); the next opened file would replace them."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nothing = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
             if nothing != number:
                 os.dup2(nothing, number)
                 os.close(nothing)
-            os.set_inheritable(number, True)  # or a worker's first file takes the place
+            os.set_inheritable(number, True)  # or a worker's first file would replace it
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     _open_streams()
     try:
         app()
-    except OSError as error:  # of `--help` and `--version`, which no command reports for
+    except OSError as error:  # from `--help` and `--version`, which run outside commands
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
         refused = output.unwritten(error)

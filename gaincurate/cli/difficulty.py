@@ -1,7 +1,7 @@
-"""`gaincurate difficulty`: how hard each prompt is, by rollouts, and predicted from those of a few.
+"""`gaincurate difficulty`: the difficulty of each prompt, from rollouts or predicted from a few prompts.
 
-For a prediction the newest round of a file is taken, and a file of several models is refused: a prediction is
-for one policy.
+A prediction uses the newest round of a file and refuses a file of several models, because it is for one
+policy.
 """
 
 from __future__ import annotations
@@ -165,7 +165,11 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
     rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
     out = config.out
-    report = fit_on(config.scored, rates, out, config.recipe, watch=_note_epoch)
+
+    def note_epoch(epoch: int, epochs: int, loss: float) -> None:
+        output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
+
+    report = fit_on(config.scored, rates, out, config.recipe, watch=note_epoch)
     if as_json:
         output.as_json({**report, "out": out})
         return
@@ -190,12 +194,8 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     )
 
 
-def _note_epoch(epoch: int, epochs: int, loss: float) -> None:
-    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
-
-
 def _held_out(name: str, policy: dict[str, Any]) -> str:
-    """A figure of a policy on prompts that no batch had, with its interval."""
+    """A figure of a policy on held-out prompts, with its interval."""
     if policy["held_out"] is None:
         return "-"
     figure = policy["held_out"][name]
@@ -280,7 +280,7 @@ def _read(path: Path, reward_range: Any, scored: ScoredSet | None) -> list[PassR
 
 
 def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> PassRates:
-    """The newest round of each file, together; a file of several models is refused."""
+    """The pooled newest rounds of the files; an InputError for a file of several models."""
     from gaincurate.difficulty.pass_rates import pooled
 
     newest = []

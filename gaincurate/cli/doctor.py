@@ -1,7 +1,6 @@
-"""`gaincurate doctor`: is everything there, and does the angle code compute what it should here?
+"""`gaincurate doctor`: checks the installation and the angle code, or a trainer's settings.
 
-With a trainer: would its settings break a schedule? One call asks one of the two questions, so
-that its exit code has one meaning.
+One call makes one of the two checks, so that its exit code has one meaning.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ _MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}  # of packages 
 
 
 def _packages() -> dict[str, list[str]]:
-    """The parts of ours that need a package, by its name: `base`, or extras."""
+    """For each required package, the parts that need it: `base`, or extras."""
     import importlib.metadata  # 15 ms, which the help need not wait for
 
     parts: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""`gaincurate export`: the file that a trainer reads, and the settings that make it read it as it is.
+"""`gaincurate export`: the file that a trainer reads, and the settings to read it unchanged.
 
 The settings go to stdout and all notes to stderr, so the output can be pasted into a launch script.
 """
@@ -56,12 +56,12 @@ def export(
         limit: Take the first rows only.
         bare: Leave the scoring run's system message and examples out.
         with_scores: Put all gc_ columns in.
-        id_in_answer: The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else
-            arrives.
-        data_source: What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag
-            and so on. Default: the source's column of that name.
+        id_in_answer: Write the answer as JSON {"gc_id", "answer"}. Default: only for openrlhf, whose reward
+            function gets no other column.
+        data_source: Value that selects the reward function: verl's data_source, open-instruct's dataset,
+            roll's tag and so on. Default: the source's column of that name.
         env_class: skyrl: the environment of every row.
-        where: Take the rows for which this holds, as "0.2 < pass_rate < 0.8 and source != 'web'".
+        where: Take the rows that meet this condition: "0.2 < pass_rate < 0.8 and source != 'web'".
         rollouts: A rollout set or pass rates: adds pass_rate and samples to --where.
         drop: Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, broken-gold,
             conflicting-gold, contaminated, duplicates and near-duplicates, with commas between them.

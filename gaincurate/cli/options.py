@@ -1,7 +1,7 @@
-"""Makes Typer options of a config's fields and a command's parameters, and reads `--config` files into them.
+"""Makes Typer options from the fields of configs and the parameters of commands, and reads `--config` files.
 
-A command is built when it is run or its own help is asked for. Configs are pydantic models, and pydantic
-would take a third of the time that `gaincurate --help` has.
+A command is built when it runs or when its help is shown. Configs are pydantic models, and importing pydantic
+would take a third of the time of `gaincurate --help`.
 
 A file is TOML, YAML or JSON, by its ending. YAML's older rules make `off`, `no` and `on` booleans, and
 `--rescore off` is a name here. So only `true` and `false` are booleans.
@@ -46,9 +46,9 @@ def configured(*paths: str, resumes: bool = False, stores: bool = False) -> Call
 
     Args:
         paths: `module:Class` of a config whose fields are options too. The function gets it as `config`. If
-            there are several, it gets the fields that were given: as `config` those of the first one, as
-            `own` those of the others.
-        resumes: whether the same command goes on after Ctrl-C, see `output.reporting`.
+            there are several, it gets the given fields as dicts: those of the first one as `config`, those of
+            the others as `own`.
+        resumes: whether the same command continues its work after Ctrl-C, see `output.reporting`.
         stores: whether it reads or writes object stores, and so has --cache.
     """
 
@@ -72,7 +72,7 @@ def group(*commands: Function, **settings: Any) -> typer.Typer:
 
 
 def _help(of: Any) -> tuple[str, dict[str, str]]:
-    """The help of a command, a paragraph in a line as the terminal breaks them, and that of its options."""
+    """The help of a command, one line per paragraph, and the help of each option."""
     text, _, options = inspect.cleandoc(of.__doc__ or "").partition("\n\nOptions:\n")
     words = [" ".join(part.split()) for part in re.split(r"^    (\w+): ", options, flags=re.MULTILINE)]
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
@@ -101,7 +101,7 @@ class Command(_QuietHelp, TyperCommand):
     """A command made by `configured`."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Its arguments and options, built at the first call."""
+        """The arguments and options, built at the first call."""
         if not self.params:
             function: Any = self.callback
             command = function.build()
@@ -110,7 +110,7 @@ class Command(_QuietHelp, TyperCommand):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the words with each option under its present name."""
+        """Parse the words, with older spellings of options replaced."""
         self.get_params(ctx)
         end = args.index("--") if "--" in args else len(args)
         for place, word in enumerate(args[:end]):
@@ -120,7 +120,7 @@ class Command(_QuietHelp, TyperCommand):
 
 
 def _build(function: Function, paths: Sequence[str], resumes: bool, stores: bool) -> Any:
-    """The Typer command of a function: it reads texts, checks the config and runs the function."""
+    """The Typer command of a function: it reads the values, checks the config and calls the function."""
     places = [path.partition(":") for path in paths]
     models: list[Any] = [getattr(importlib.import_module(module), name) for module, _, name in places]
     fields = [list(_fields(model)) for model in models]
@@ -169,7 +169,7 @@ Marked = Iterator[tuple[Option, inspect.Parameter]]
 
 
 def _parameters(function: Any, models: Sequence[Any]) -> Marked:
-    """The parameters of a command but for its config, which has no name at run time but here."""
+    """A command's parameters, without its config, whose class the annotation names but nothing imports."""
     names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     of_options = _help(function)[1]
@@ -194,7 +194,7 @@ def _fields(model: Any, within: str = "") -> Marked:
 
 
 def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any, text: str = "") -> Marked:
-    """The parameter as Typer takes it, if an `Option` is among the metadata."""
+    """The Typer parameter, if an `Option` is among the metadata."""
     for marker in (each for each in metadata if isinstance(each, Option)):
         metavar, choices = _metavar(marker, kind)
         shared: dict[str, Any] = {"help": (marker.help or text) + choices, "metavar": metavar}
@@ -217,14 +217,9 @@ def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any, text
 
 
 def _long(name: str, marker: Option) -> str:
-    """The long spelling of an option, by default its field's, which may be one of a config in a config."""
+    """The long spelling of an option, by default made from the name of its field."""
     long = (spelling for spelling in marker.names if spelling.startswith("--"))
     return next(long, "--" + name.rpartition("__")[2].replace("_", "-")).partition("/")[0]
-
-
-def _key(name: str, marker: Option) -> str:
-    """An option's name in a file: its long spelling, with underscores."""
-    return _long(name, marker)[2:].replace("-", "_")
 
 
 def _is_path(kind: Any) -> bool:
@@ -232,14 +227,14 @@ def _is_path(kind: Any) -> bool:
 
 
 def _path(value: Any) -> Path:
-    """A path. An empty one, such as an unset variable of a script, would be the working folder."""
+    """A path. An empty one, such as an unset shell variable, would mean the working folder."""
     if not isinstance(value, str | Path) or value == "":
         raise typer.BadParameter("it is empty, or no path.")
     return Path(value)
 
 
 def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
-    """Two numbers with a comma between them, or a list of them from a file; else an InputError."""
+    """Two numbers from a text `LO,HI` or from a list of a file; an InputError for anything else."""
     try:
         low, high = map(float, value.split(",") if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:
@@ -248,7 +243,7 @@ def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
 
 
 def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
-    """The placeholder of a value, and a sentence with choices that are too long for it."""
+    """The placeholder of a value, and a sentence with the choices that do not fit into it."""
     while typing.get_origin(kind) in (list, typing.Union, UnionType):
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is not typing.Literal:
@@ -291,8 +286,8 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of a file by the names of the parameters; a name or value that there is not is refused."""
-    names = {_key(name, marker): name for name, marker in markers.items()}
+    """The values of a file by parameter; an InputError for an unknown option or a value out of range."""
+    names = {_long(name, marker)[2:].replace("-", "_"): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}
@@ -326,6 +321,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
     try:
         with reading(path):
+            if not path.exists():
+                raise InputError(f"--config {path} does not exist.", path=str(path))
             values = parsers[kind](read_text(path))
         json.dumps(values)
     except TypeError as error:  # of YAML and TOML: a date, bytes, a set

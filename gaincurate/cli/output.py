@@ -1,6 +1,6 @@
-"""The only printer: data to stdout, everything else to stderr. Exceptions become a sentence and a code.
+"""All printing: data to stdout, everything else to stderr; exceptions become a sentence and an exit code.
 
-Texts of data sets may hold control characters, so each line is made harmless before it reaches a terminal.
+Texts of data sets may contain control characters, which are escaped before a line reaches a terminal.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ WIDTH = 100  # columns of a sentence
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal (or `COLUMNS`), None in a pipe or a file, where nothing has to fit.
+    """Columns of the terminal (or `COLUMNS`); None for a pipe or a file, which have no width.
 
-    `COLUMNS` counts on a terminal alone: whoever calls us and has loaded readline hands it on unasked.
+    `COLUMNS` counts only on a terminal, because callers that have loaded readline export it.
     """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def text(*lines: str) -> None:
-    """Lines of data, to stdout."""
+    """Print lines of data to stdout."""
     _write("".join(f"{_harmless(line)}\n" for line in lines))
 
 
@@ -45,12 +45,12 @@ Facts = TypeVar("Facts")
 
 
 def result(facts: Facts, as_json_: bool, show: Callable[[Facts], None]) -> None:
-    """The result of a command: as JSON if that was asked for, else as `show` prints it."""
+    """Print the result of a command, as JSON or by `show`."""
     as_json(facts) if as_json_ else show(facts)
 
 
 def as_json(value: Any) -> None:
-    """One JSON value, to stdout. NaN and infinity, which JSON does not have, are null."""
+    """Print a JSON value to stdout. NaN and infinity, which JSON does not have, become null."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
     text(*json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable).split("\n"))
 
@@ -68,11 +68,11 @@ def _with_nulls(value: Any) -> Any:
 
 
 def note(line: str) -> None:
-    """One line for whoever watches, to stderr."""
+    """Print one line to stderr."""
     try:
         sys.stderr.write(_harmless(line) + "\n")
         sys.stderr.flush()
-    except OSError:  # `2>&1 | head`, a full disk: nobody reads this any more, the work goes on
+    except OSError:  # `2>&1 | head`, a full disk: the work continues without output
         _discard(sys.stderr)
 
 
@@ -87,18 +87,18 @@ def _write(data: str) -> None:
 
 
 def unwritten(error: OSError) -> StorageError:
-    """The sentence for a stdout that takes no more, where the rest of it is discarded."""
+    """The error for a failed write to stdout; the rest of the output is discarded."""
     _discard(sys.stdout)
     return StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno)
 
 
 def _discard(stream: TextIO) -> None:
-    """Let the rest of a stream vanish, or Python complains about it once more when it ends."""
+    """Send the rest of a stream to /dev/null, or Python reports the error again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _harmless(line: str) -> str:
-    """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
+    """Escape the control characters of a line, whose names, ids and paths may come from others."""
     if line.isprintable():
         return line
     escapes = (c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in line)
@@ -106,10 +106,10 @@ def _harmless(line: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[str] = ()) -> None:
-    """Aligned columns to stdout: the first and those with the heads `left` to the left, others to the right.
+    """Print aligned columns: the first column and those in `left` to the left, the others to the right.
 
-    Where the terminal is too narrow, heads take several lines. Where it still is, columns go on below, beside
-    the first one again. No word and no number is broken.
+    On a narrow terminal, heads take several lines. If that is not enough, the remaining columns are printed
+    below, next to the first one again. No word or number is broken.
     """
     columns = list(zip(head, *rows, strict=True))
     least = [max(map(len, [*name.split(), *cells]), default=0) for name, *cells in columns]
@@ -138,7 +138,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
 
 
 Cell = str | tuple[str, str] | Callable[[Any], str]
-"""How a record makes a cell: the dotted path of a text, a path and a form, or a function."""
+"""How to make a cell of a record: the dotted path of a text, a path and a format, or a function."""
 
 
 def records(rows: Iterable[Any], columns: Mapping[str, Cell], left: Collection[str] = ()) -> None:
@@ -148,7 +148,7 @@ def records(rows: Iterable[Any], columns: Mapping[str, Cell], left: Collection[s
 
 
 def cell(row: Any, how: Cell) -> str:
-    """One cell of a record; a dash where there is no value."""
+    """One cell of a record; a dash if there is no value."""
     if callable(how):
         return how(row)
     path, form = (how, "") if isinstance(how, str) else how
@@ -158,9 +158,9 @@ def cell(row: Any, how: Cell) -> str:
 
 
 def say(line: str, indent: str = "", width: int = WIDTH) -> None:
-    """A sentence to stdout, over several lines where it is longer than `width` or the terminal's.
+    """Print a sentence, wrapped to `width` or the width of the terminal.
 
-    The spaces that it begins with are kept. Lines after the first one begin with `indent`.
+    Leading spaces are kept. Lines after the first one begin with `indent`.
     """
     bare = line.lstrip(" ")
     wrapped = textwrap.wrap(
@@ -175,17 +175,17 @@ def say(line: str, indent: str = "", width: int = WIDTH) -> None:
 
 
 def fitted(line: str, indent: str = "  ") -> None:
-    """A line to stdout, over several where the terminal is too narrow; one line in a pipe."""
+    """Print a line, wrapped only to the width of a terminal."""
     say(line, indent, sys.maxsize)
 
 
 def short_id(gc_id: str) -> str:
-    """An id in a table: 8 characters of one that is a hash, and one of the user's own as it is."""
+    """An id for a table: the first 8 characters of a hash; any other id is unchanged."""
     return gc_id[:8] if re.fullmatch("[0-9a-f]{32}", gc_id) else gc_id
 
 
 def excerpt(value: str, width: int) -> str:
-    """The beginning of a text in one harmless line, cut after a word, or in a word that is long."""
+    """The beginning of a text as one printable line, cut after a word, or inside a long word."""
     line = " ".join(plain(value).split())
     short = textwrap.shorten(line, max(width, 1), placeholder=" …")
     if short == line or (2 * len(short) >= width and short != "…"):
@@ -195,7 +195,7 @@ def excerpt(value: str, width: int) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number for a table, or a dash where there is none; a value that the form does not fit as it is."""
+    """A formatted number, or a dash for None; a value that does not fit the format is unchanged."""
     if value is None:
         return "-"
     try:
@@ -216,11 +216,11 @@ def plain(value: str) -> str:
 
 @contextmanager
 def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]:
-    """Turn our exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
+    """Turn the package's exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
 
     Args:
-        resumes: whether the same command goes on after Ctrl-C. It also ends in order after SIGTERM and
-            SIGUSR1.
+        resumes: whether the same command continues its work after Ctrl-C. Then SIGTERM and SIGUSR1 end it in
+            the same way.
         verbose: also print each key of the identity that differs from a set's.
     """
     from gaincurate.core.process import Terminated, stoppable

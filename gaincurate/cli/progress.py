@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar in a terminal, else a line per part; and a line per round of a run.
+"""Progress on stderr: a bar in a terminal, else a line per finished part; and a line per round of a run.
 
 A log file gets lines because a bar would fill it with control characters.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ProgressView(Progress):
-    """Use it in a `with` statement: the bar is taken away at the end, also after an error."""
+    """Use it in a `with` statement: the bar is removed at the end, also after an error."""
 
     def __init__(self) -> None:
         from rich import progress
@@ -96,7 +96,7 @@ class ProgressView(Progress):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: an estimate is not known to the second."""
+    """A duration in seconds, minutes or hours, rounded as an estimate."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 class RoundsView(View):
-    """A line for each round, on stderr, and below it what the trainer says last where a person watches."""
+    """A line per round on stderr; on a terminal, also the last line of the trainer's log."""
 
     def __init__(self, run: Run) -> None:
         from rich.console import Console
@@ -115,7 +115,7 @@ class RoundsView(View):
         self._status = Status("", console=console) if console.is_terminal else None
 
     def close(self) -> None:
-        """Take the line of the trainer away."""
+        """Remove the line of the trainer."""
         if self._status is not None:
             self._status.stop()
 
@@ -165,5 +165,5 @@ class RoundsView(View):
 
 
 def of_rounds(round_: int, rounds: int) -> str:
-    """A round by the number that its folder has, and how many of the run it makes: `round 0 (1/4)`."""
+    """A round by its number from 0, and its position in the run: `round 0 (1/4)`."""
     return f"round {round_} ({round_ + 1}/{rounds})"

@@ -1,7 +1,7 @@
 """`gaincurate report` and `gaincurate compare`: documents in the terminal, as JSON and as a page.
 
-All three show one document, so none can say more than another. The first screen of a report says whether to
-sort by anything; `compare` trains arms side by side before it shows what differs.
+All three show the same document. The first screen of a report says whether any signal is worth sorting by;
+`compare` first trains the arms, then shows how they differ.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
 
 
 def print_parts(parts: Sequence[Part]) -> None:
-    """Print the paragraphs and tables of a document, without what a page has on demand."""
+    """Print the paragraphs and tables of a document, without the parts that a page shows on demand."""
     for part in parts:
         if not part.detail:
             output.text("")
@@ -90,7 +90,7 @@ def print_blocks(blocks: Sequence[Block]) -> None:
 
 
 def _shown(cell: Cell, cut: bool) -> str:
-    """A cell in characters that every terminal has, a text of the data cut to one line."""
+    """A cell in characters that every terminal has; a text of the data is cut to one line."""
     from gaincurate.report.parts import FigureText
 
     if cut:
@@ -126,7 +126,8 @@ def report(
             gc_id and reward, wins and losses, or pass_rate; may be repeated.
         success: For rollout sets: the reward from which a rollout counts as right. Default: rewards between
             0 and 1 count as partial successes.
-        group_column: The column of groups, such as the source or the task. Default: found by name.
+        group_column: The column of groups, such as the source or the task. Default: a column with a
+            usual name, such as data_source or task.
         columns: A column of the source to take for a level of difficulty; may be repeated.
         page: Write the report as one HTML file that works offline.
         explore: With -o report.html: also write report-prompts.html, a table of all prompts with sorting,
@@ -167,7 +168,7 @@ def report(
 
 
 def _need_a_place(page: Path, option: str) -> None:
-    """Refuse a page that cannot be made or lie there before minutes of work are lost to it."""
+    """Raise before the work starts if the page cannot be made or written."""
     if lacking := lacking_for_pages():
         raise InputError(f"{option} needs {lacking}.")
     if page.is_dir() or not page.parent.is_dir():
@@ -176,20 +177,19 @@ def _need_a_place(page: Path, option: str) -> None:
     from gaincurate.core.files import reading
     from gaincurate.core.foreign import open_regular
 
-    if not page.exists():
-        return
-    with reading(page), open_regular(page) as file:
-        if _MARK in file.read(_HEAD):
-            return
-    raise OutputError(
-        f"{option} {page} exists and is not a report of gaincurate, so it is not overwritten. Give another "
-        "file, such as report.html.",
-        path=str(page),
-    )
+    if page.exists():
+        with reading(page), open_regular(page) as file:
+            is_report = _MARK in file.read(_HEAD)
+        if not is_report:
+            raise OutputError(
+                f"{option} {page} exists and is not a report of gaincurate, so it is not overwritten. Give "
+                "another file, such as report.html.",
+                path=str(page),
+            )
 
 
 def lacking_for_pages() -> str:
-    """The object of a sentence with "needs" if pages cannot be made, else an empty text."""
+    """The missing packages or memory for pages, as the object of "needs"; empty if pages can be made."""
     missing = [name for name in ("jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
@@ -264,7 +264,7 @@ def compare(
 
 
 def print_estimate(facts: Json, out: Path) -> None:
-    """Print in one sentence what a comparison would do."""
+    """Print an estimate of the work of a comparison."""
     tuning = f", {facts['tuning']:,} of them to tune" if facts["tuning"] else ""
     time = "" if facts["seconds"] is None else f", about {duration(facts['seconds'])} at the speed of those"
     output.fitted(
@@ -275,7 +275,7 @@ def print_estimate(facts: Json, out: Path) -> None:
 
 
 def print_comparison(comparison: Json) -> None:
-    """Print what can be said first, and what it rests on below."""
+    """Print the result of a comparison, and the figures behind it."""
     from gaincurate.compare.contents import parts
 
     setting, arms = comparison["setting"], comparison["arms"]

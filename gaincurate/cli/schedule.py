@@ -1,4 +1,4 @@
-"""`gaincurate schedule`: rounds of training data for a trainer, planned one after the other.
+"""`gaincurate schedule`: plans rounds of training data for a trainer, one after the other.
 
 `next` and `run` hold the run's locks, because a trainer that follows the run plans its rounds itself. The
 status is printed from the plain values that `--json` prints.
@@ -42,7 +42,7 @@ _OF_RUN = ("bare", "clusters", "order", "with_scores")
 
 
 def _scoring_words(text: str) -> list[str]:
-    """The words of --scoring, checked now, because the first re-scoring may be hours away."""
+    """The words of --scoring, checked at once, because the first re-scoring may be hours away."""
     from gaincurate.scoring.config import DEVICE
 
     try:
@@ -270,7 +270,7 @@ app = group(start, recipe, next_, run, status_, help="Plan training rounds that 
 
 
 def _finder(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
-    """The finder for checkpoints of the given trainer, of the last one, or of any; `keep` remembers it."""
+    """Finds checkpoints of the given trainer, of the remembered one, or of any; `keep` remembers it."""
     from gaincurate.schedule.checkpoints import Finder
     from gaincurate.trainers.checkpoints import TrainerFinder, remembered_trainer
     from gaincurate.trainers.profile import layout_of

@@ -1,6 +1,6 @@
-"""`gaincurate score`: scores a prompt set, and prints what was done and at what cost.
+"""`gaincurate score`: scores a prompt set, and prints a summary with speed.
 
-A set without a row is an error with the commonest reason, since a script would go on with it.
+A set without rows is an error with the commonest reason, because a script would continue with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(summary: Summary) -> None:
-    """Print it in three lines, and more where there is a reason to."""
+    """Print a summary of three lines, with warnings."""
     from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
@@ -64,7 +64,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def _need_a_row(summary: Summary) -> None:
-    """Refuse to call a finished set without a row a success, and say the commonest reason."""
+    """Raise an InputError with the commonest reason if every row was rejected."""
     if summary.rows != 0 or not summary.rejected:
         return
     from gaincurate.core.artifact import REJECTED, Artifact
@@ -129,7 +129,7 @@ def score(
 
 
 def print_estimate(facts: dict[str, Any]) -> None:
-    """Print what a run would do."""
+    """Print an estimate of the work of a run."""
     output.fitted(
         f"{facts['out']}: {counted(facts['rows_left'], 'row')} of {facts['rows']:,} to score with "
         f"{facts['tokens']:,} prompt tokens, {facts['longest']:,} in the longest prompt; "
@@ -141,7 +141,7 @@ def print_estimate(facts: dict[str, Any]) -> None:
 
 
 def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:
-    """Refuse to go on without packages, before anything heavy is imported.
+    """Check that packages are installed, without importing them.
 
     Raises:
         InputError: one of the packages is not installed.

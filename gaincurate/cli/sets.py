@@ -1,9 +1,8 @@
 """`gaincurate example`, `show`, `ls`, `derive` and `hygiene`: a set to begin with, and what sets hold.
 
 `show` sorts the rows of a scored set as GAIN-RL teaches them, so the top is what a run begins with, and the
-prompts of a rollout set by their pass rate. `ls` reads the small files of JSON that each folder of ours has,
-and checks no shard, so that it answers at once. `derive` writes computed columns, and no command here changes
-a set's other files.
+prompts of a rollout set by their pass rate. `ls` reads only the small JSON files of each folder and checks no
+shard, so it answers at once. `derive` writes computed columns; no command here changes other files of a set.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.output import counted, excerpt, short_id
 from gaincurate.core.options import Option
 from gaincurate.core.store import Remote, located
-from gaincurate.errors import GaincurateError, InputError, OutputError, read_error, storage_error
+from gaincurate.errors import GaincurateError, InputError, OutputError, storage_error
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet
     from gaincurate.difficulty.rollout_set import RolloutSet
     from gaincurate.hygiene.options import HygieneConfig
-    from gaincurate.hygiene.rows import Finding
+    from gaincurate.hygiene.rows import CheckSummary
 
 Json = dict[str, Any]
 FILES = Path(__file__).with_name("example_files")
@@ -61,21 +60,19 @@ def example(
     Options:
         folder: Where to write it. Default: here.
     """
-    from gaincurate.core.files import write_atomic
+    from gaincurate.core.files import make_folder, reading, write_atomic
 
-    contents = {path.name: path.read_bytes() for path in sorted(FILES.glob("*.*"))}
-    try:
-        for name, content in contents.items():
-            if (folder / name).exists() and (folder / name).read_bytes() != content:
+    contents = {folder / path.name: path.read_bytes() for path in sorted(FILES.glob("*.*"))}
+    for path, content in contents.items():
+        with reading(path, "write"):
+            if path.exists() and path.read_bytes() != content:
                 raise InputError(
-                    f"{folder / name} is there with other content: give another folder, such as "
+                    f"{path} is there with other content: give another folder, such as "
                     "`gaincurate example demo`."
                 )
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(Path(error.filename or folder), error) from error
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
+    make_folder(folder)
+    for path, content in contents.items():
+        write_atomic(path, content)
     change = [] if folder == Path(".") else [f"cd {shlex.quote(str(folder))}"]
     output.text(
         f"{folder / 'prompts.jsonl'}: 240 questions with answers, of six tasks",
@@ -233,7 +230,7 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> Json:
 
 
 def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
-    """The questions of these ids, where the scored set that the rollouts were made from still is there."""
+    """The questions of these ids; empty if the scored set behind the rollouts was moved or changed."""
     from gaincurate.core.artifact import EXECUTION
     from gaincurate.core.files import log_lines
     from gaincurate.core.prompts import questions
@@ -242,12 +239,12 @@ def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
     try:
         folder = [line["scored"] for line in log_lines(rollouts.folder / EXECUTION)][-1]
         if isinstance(located(folder), Remote):
-            return {}  # a look is not worth a download
+            return {}  # not worth a download
         scored = open_scores(folder)
         if scored.manifest_hash != rollouts.manifest["identity"]["source"]["manifest"]:
             return {}
         return dict(zip(ids, questions(scored.rows(ids), scored.identity), strict=True))
-    except (GaincurateError, LookupError):  # moved, or another set: completions are worth a look without it
+    except (GaincurateError, LookupError):  # the completions are still shown
         return {}
 
 
@@ -289,7 +286,7 @@ def ls(
             raise InputError(f"{folder} is no folder.")
         next(folder.iterdir(), None)
     except OSError as error:
-        raise read_error(folder, error) from error
+        raise storage_error(folder, error, "read") from error
     listed = [entry for path in _folders(folder, _DEPTH) if (entry := described(path))]
     if as_json:
         output.as_json(listed)
@@ -301,12 +298,12 @@ def ls(
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folder and those below it, but not what is in a set or a run; sorted by name."""
+    """The folder and the folders below it, sorted by name; the inside of sets and runs is left out."""
     try:
         is_one = (folder / "identity.json").exists() or (folder / "run.json").exists()
         paths = [] if is_one or not depth else sorted(folder.iterdir())
         inside = [path for path in paths if not path.is_symlink() and path.is_dir()]
-    except OSError:  # another user's, or deleted meanwhile: nothing in it can be listed
+    except OSError:  # another user's, or deleted in the meantime
         return
     yield folder
     for path in inside:
@@ -371,7 +368,7 @@ def derive(
             rank-in-bin: its rank among rows of about the same length.
         bins: For rank-in-bin: length bins of about equally many rows. Default: 20.
         name: Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.
-        overwrite: Replace a column of that name that was made otherwise.
+        overwrite: Replace an existing column of that name.
     """
     from gaincurate.core.scored_set import open_scores
     from gaincurate.report.length_free import derive as make
@@ -409,14 +406,14 @@ def hygiene(
         checks: Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates
             and near-duplicates, with commas between them. Default: all that the options below allow.
         examples: Rows to show of each check.
-        list_to: Write every row found, as lines of JSON.
+        list_to: Write the rows that the checks found to this file, as JSON lines.
         overwrite: Replace the --list file.
     """
     if overwrite and list_to is None:
         raise InputError("--overwrite goes with --list FILE.")
     from gaincurate.core.files import write_lines
     from gaincurate.core.scored_set import open_scores
-    from gaincurate.hygiene.checks import finding, lines, search
+    from gaincurate.hygiene.checks import lines, search, summarized
 
     options = config.options(checks)
     if not options.chosen():
@@ -428,12 +425,12 @@ def hygiene(
     if list_to is not None:
         count = write_lines(list_to, lines(scored, results))
         output.note(f"{list_to}: {counted(count, 'line')}")
-    findings = [finding(scored, result, examples) for result in results]
+    findings = [summarized(scored, result, examples) for result in results]
     facts = {"rows": len(scored), "findings": findings}
     output.result(facts, as_json, lambda _: _print_findings(folder, len(scored), findings))
 
 
-def _print_findings(folder: Path, rows: int, findings: list[Finding]) -> None:
+def _print_findings(folder: Path, rows: int, findings: list[CheckSummary]) -> None:
     output.text(f"{folder}: {counted(rows, 'row')}")
     output.records(findings, {"check": "check", "rows": ("rows", ","), "share": ("share", ".2%")})
     for each in findings:

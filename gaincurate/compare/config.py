@@ -299,11 +299,13 @@ def read_comparison(path: Path) -> Comparison:
     """Read a comparison from a TOML file; folders in it are relative to the file.
 
     Raises:
-        InputError: it is no TOML, or it has an unknown name or an invalid value.
+        InputError: it does not exist, is no TOML, or has an unknown name or an invalid value.
         StorageError: it cannot be read.
     """
     try:
         with reading(path):
+            if not path.exists():
+                raise InputError(f"{path} does not exist.", path=str(path))
             settings = toml_value(read_text(path))
     except ValueError as error:
         raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error

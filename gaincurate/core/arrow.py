@@ -1,13 +1,13 @@
-"""The border for Arrow and Parquet files: whatever is read from one is validated before anything uses it.
+"""Reads Arrow and Parquet files, and validates their data before anything uses it.
 
-Arrow believes the offsets in a file. One that points outside its buffer ends the process, or copies memory
-that is not the file's into what is written next. A hash in the file does not help, because whoever made the
-file made the hash. So values are validated in full, which costs about a third of a second per GB. A caller
-that needs two columns of many validates those two (`open_ipc`, then `validate`).
+Arrow trusts the offsets in a file. An offset outside its buffer crashes the process, or copies foreign memory
+into the next file that is written. A hash in the file does not help, because the author of the file also made
+the hash. So values are validated in full, which costs about a third of a second per GB. A caller that needs
+two columns of many validates only those (`open_ipc`, then `validate`).
 
-Every function takes `refuse`, which turns a reason into the caller's own exception, and raises what it makes
-where a file is broken: only the caller can say what a file is for and what to do about it. A file that the
-file system does not give is a StorageError.
+Every function takes `refuse`, which makes the caller's exception of a reason, and raises that exception for a
+broken file: only the caller knows the purpose of the file and the remedy. Every function raises StorageError
+if the file system refuses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from gaincurate.core.files import write_stream
 from gaincurate.core.foreign import json_value, lines_of, open_regular
-from gaincurate.errors import GaincurateError, read_error
+from gaincurate.errors import GaincurateError, storage_error
 
 Refuse = Callable[[str], GaincurateError]
 MOST_COLUMNS = 4096  # also keys of an object in a data file. Time grows with the square of their number
@@ -39,14 +39,12 @@ _Data = TypeVar("_Data", pa.Table, pa.RecordBatch)
 
 @contextmanager
 def refusing(path: Path, refuse: Refuse) -> Iterator[None]:
-    """Raise what `refuse` makes of Arrow's words for a broken file."""
+    """Raise the exception that `refuse` makes of Arrow's error about a broken file."""
     try:
         yield
-    except OSError as error:
-        if error.errno:  # without a number it is Arrow's own
-            raise read_error(path, error) from error
-        raise refuse(one_line(error)) from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no UTF-8
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no UTF-8
+        if isinstance(error, OSError) and error.errno:  # without a number it is Arrow's own
+            raise storage_error(path, error, "read") from error
         raise refuse(one_line(error)) from error
 
 
@@ -81,7 +79,7 @@ def ipc_schema(data: bytes, path: Path, refuse: Refuse) -> pa.Schema:
 def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The record batches of an IPC file or stream (`datasets` caches are streams), memory-mapped.
 
-    A batch is NOT validated until `validate` has seen it: who only counts rows need not pay for it.
+    The batches are NOT yet validated, see `validate`: counting rows needs no validation.
     """
     with refusing(path, refuse):
         mapped = pa.memory_map(_regular(path))
@@ -124,7 +122,7 @@ def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
 
 
 def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-    """The rows from number `skip` on, in validated batches of `rows` at most. Earlier groups are not read."""
+    """The rows from row `skip` on, in validated batches of `rows` at most; skipped groups are not read."""
     with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         groups = list(range(file.metadata.num_row_groups))
         while groups and skip >= (size := file.metadata.row_group(groups[0]).num_rows):
@@ -138,7 +136,7 @@ def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> 
 
 
 def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file as a table, validated in full; refused where it lacks one of `columns`."""
+    """A Parquet file as a table, validated in full; refused if it lacks one of `columns`."""
     with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         _check_names(file.schema_arrow)
         names = file.schema_arrow.names
@@ -158,9 +156,9 @@ def parquet_in_memory(data: bytes) -> pa.Table:
 
 
 def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.Table:
-    """The objects of a file with lines of JSON as a table. Columns other than `columns` hold null alone.
+    """The objects of a JSON lines file as a table. Columns other than `columns` contain only nulls.
 
-    Not by Arrow's own reader of JSON, which ends the process where lists stand deep inside each other.
+    Arrow's own JSON reader is not used, because deeply nested lists crash the process in it.
 
     Raises:
         GaincurateError: from `refuse`: a line is no JSON object, or a column mixes types.
@@ -201,7 +199,7 @@ def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
 
 
 def _check_names(schema: pa.Schema) -> None:
-    """Refuse names that are no UTF-8, and types that Arrow cannot take rows from or write to Parquet."""
+    """Refuse names that are not UTF-8, and types whose rows Arrow cannot take or write to Parquet."""
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
     _ = schema.names  # read as UTF-8 here, where `refusing` sees it

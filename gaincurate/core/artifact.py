@@ -1,9 +1,9 @@
-"""A folder that is expensive to make: identity first, parts, manifest last. See `Kind` for its two uses.
+"""A folder that is expensive to make: an identity first, then parts, a manifest last. See `Kind`.
 
-The identity holds all that can change a value, so a folder is gone on with or refused, never mixed. A part
-(a shard) carries the identity, its rejected rows and a hash of its own bytes: a run that was killed at any
-instant goes on from the whole parts, and ends with the same bytes. The manifest says that the folder is
-finished. It is made of the parts alone, so it can be lost and written again.
+The identity holds everything that can change a value, so a folder is continued or refused, never mixed. A
+part (a shard) carries the identity, its rejected rows and a hash of its own bytes: a run killed at any
+instant continues from the complete parts and ends with the same bytes. The manifest marks the folder as
+finished. It is made of the parts alone, so a lost manifest can be written again.
 
 A folder in an object store is worked on in a local copy: `pull` copies it in, and each file that is written
 here is copied out. Two machines that write the same shards do the work twice and write the same bytes.
@@ -56,7 +56,7 @@ class Kind:
     totals: Callable[[Sequence[Json], int], Json]  # the manifest's head, of all parts and rejected rows
     part_facts: tuple[str, ...]  # that the manifest repeats of a part before its size and hash
     more_facts: tuple[str, ...] = ()  # that it repeats after them, where a part has them
-    own: tuple[str, ...] = ()  # further folders, deleted with it
+    subfolders: tuple[str, ...] = ()  # deleted with it
     before: tuple[str, ...] = ()  # files that may be there before the identity is
     work: str = ""  # a glob of files in the work folder, deleted with it
     hints: Mapping[str, str] | None = None  # a clause for an identity that differs in this key alone
@@ -64,10 +64,10 @@ class Kind:
 
 
 class Artifact:
-    """One such folder, to be made or read. Nothing is opened or checked before a method is called.
+    """One such folder, to be written or read. Nothing is opened or checked before a method is called.
 
-    Every method raises StorageError where the file system or the store refuses. The folder is a local path,
-    or the URL of an object store for a kind that may lie in one, whose copies are in the `cache`.
+    Every method raises StorageError if the file system or the object store refuses. The folder is a local
+    path or, for a kind with `in_stores`, the URL of an object store, whose local copy is in the `cache`.
     """
 
     def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
@@ -93,7 +93,7 @@ class Artifact:
             files.write_atomic(self.folder / name, data)
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files, and folders (names that end in a slash), where they are there."""
+        """Delete the files and folders (names that end in a slash) that exist."""
         for name in names:
             path = self.folder / name
             with files.reading(path, "delete"):
@@ -105,7 +105,7 @@ class Artifact:
             self.mirror.delete(names)
 
     def names(self) -> set[str]:
-        """The names of files and folders that are there, of folders with a slash at the end."""
+        """The names of all files and folders in it; names of folders end in a slash."""
         with files.reading(self.folder):
             entries = os.scandir(self.folder) if self.folder.is_dir() else ()
             names = {
@@ -125,13 +125,13 @@ class Artifact:
 
     @property
     def holds_results(self) -> bool:
-        """Whether it has a part, or what is left of a finished folder."""
+        """Whether it has a part, or a remnant of a finished folder."""
         names = self.names()
-        results = {MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own)}
+        results = {MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.subfolders)}
         return bool(names & results or fnmatch.filter(names, "shard-*.arrow"))
 
     def indexes(self, count: int) -> set[int]:
-        """Which of `count` parts are there, whatever is in them."""
+        """The indexes of the existing files among `count` parts; the files are not read."""
         names = self.names()
         return {index for index in range(count) if shard_name(index) in names}
 
@@ -141,9 +141,9 @@ class Artifact:
 
     @contextmanager
     def writing(self, split: Split | None = None) -> Iterator[None]:
-        """Hold the right to write the parts of `split`, or all; a LockedError where another process has it.
+        """Hold the right to write the parts of `split`, or all; a LockedError if another process has it.
 
-        Where no identity came of it, nothing is left in the folder. A finished one has no lock files left.
+        On exit, a folder without an identity is removed, and lock files are removed from a finished folder.
         """
         split = split or Split()
         new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -160,9 +160,9 @@ class Artifact:
                             folder.rmdir()
 
     def read_identity(self, *, damaged: bool = False) -> Json | None:
-        """The identity that the folder was begun with; None where it was not, or it is `damaged` and may be.
+        """The identity in the folder; None for a new folder, and for a damaged identity if `damaged` is set.
 
-        Raises `OutputError` where the folder holds something else, or its identity is damaged.
+        Raises `OutputError` if the folder holds something else, or the identity is damaged without `damaged`.
         """
         self.pull()
         out, name, path = self.place, self.kind.name, self.folder / IDENTITY
@@ -187,7 +187,7 @@ class Artifact:
         return identity
 
     def _facts(self, path: Path) -> Json | None:
-        """An identity or a manifest; None where it is damaged, an OutputError where it is another kind's."""
+        """An identity or a manifest; None if it is damaged. An OutputError if it belongs to another kind."""
         try:
             with files.reading(path):
                 facts: Json = json_value(read_bytes(path))
@@ -202,7 +202,7 @@ class Artifact:
         return facts if "format" in facts else None
 
     def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
-        """Refuse another identity of the folder, or of its part at `path`; names keys with both values.
+        """Compare the identity of the folder, or of its part at `path`, with the new one.
 
         Raises:
             OutputError: they differ; names the keys with both values.
@@ -248,7 +248,7 @@ class Artifact:
         self.put(shard_name(index), encode_shard(table, info))
 
     def present(self, identity: Json, count: int) -> set[int]:
-        """The parts that are already written; a damaged one, or one of another run, is an OutputError."""
+        """The indexes of the written parts. An OutputError for a damaged part, or a part of another run."""
         indexes = self.indexes(count)
         for index in sorted(indexes):
             self._read_part(index, identity)
@@ -270,13 +270,13 @@ class Artifact:
         return info, {"bytes": len(data), "hash": files.digest_bytes(data)}
 
     def reopen(self) -> None:
-        """Make a finished folder that lost a part unfinished again."""
+        """Delete the manifest, so that a finished folder that lost a part is completed again."""
         self.delete([MANIFEST])
 
     def log(self, record: Json, begun: float) -> None:
-        """Write down how a process ran that began at `begun`, in seconds since 1970.
+        """Append a record of a process that began at `begun`, in seconds since 1970, to `execution.jsonl`.
 
-        It is a line of `execution.jsonl`, and a file of its own in an object store.
+        In an object store, which cannot append, the record is a file of its own.
         """
         files.append_lines(self.folder / EXECUTION, [record])
         if self.mirror is not None:
@@ -352,7 +352,7 @@ class Artifact:
         return path
 
     def mismatch(self, path: Path) -> OutputError:
-        """The sentence for a part that is not what the manifest says."""
+        """The error for a part that does not match the manifest."""
         return OutputError(
             f"{path} does not match the manifest: it is missing, cut short or changed. Restore it, or delete "
             f"it and run the same `{self.kind.command}` command again.",
@@ -361,11 +361,12 @@ class Artifact:
 
     def remove(self) -> None:
         """Delete the files of the artifact except its identity, for `--overwrite`. Other files remain."""
-        # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
-        # leaves an unfinished folder.
+        # The manifest is deleted first, and the identity stays until the next one replaces it: a kill in
+        # between leaves an unfinished folder.
         self.delete([MANIFEST])
         parts = sorted(fnmatch.filter(self.names(), "shard-*.arrow"))
-        self.delete([REJECTED, EXECUTION, *parts, *(f"{name}/" for name in (*self.kind.own, EXECUTIONS))])
+        folders = (f"{name}/" for name in (*self.kind.subfolders, EXECUTIONS))
+        self.delete([REJECTED, EXECUTION, *parts, *folders])
         for path in work_folder(self.folder).glob(self.kind.work) if self.kind.work else ():
             path.unlink()
 
@@ -439,7 +440,7 @@ def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
 
 
 def broken(path: Path, advice: str = "Get it again from where it came, or make it again.") -> Refuse:
-    """Makes the sentence for a file of ours whose content cannot be what we wrote."""
+    """Makes the OutputError for a file of this package with broken content."""
     return lambda why: OutputError(f"{path} is broken: {why}. {advice}", path=str(path))
 
 

@@ -1,6 +1,6 @@
-"""Columns of a scored set by dotted name, which reaches into a struct (`extra_info.level`), and their groups.
+"""Columns of a scored set by dotted name, which may reach into a struct (`extra_info.level`), and groups.
 
-Report and schedule read groups of prompts here, so a source or a task is the same to both.
+Report and schedule both read the groups of prompts here, so they agree on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gaincurate.core.rng import Labels
 from gaincurate.core.scored_set import ScoredSet
 
 NO_GROUP = "(none)"
-"""The group of rows that have no value in the column of groups."""
+"""The group of rows without a value in the column of groups."""
 
 
 def fields(schema: Iterable[pa.Field]) -> Iterator[tuple[str, pa.DataType]]:
@@ -28,17 +28,14 @@ def fields(schema: Iterable[pa.Field]) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def read_column(scored: ScoredSet | pa.Table, name: str) -> pa.ChunkedArray:
-    """A column of a whole set or table by dotted name; it must be there."""
+    """A column of a whole set or table by dotted name; the column must exist."""
     head, *path = _path(scored.schema, name)
     column = scored.column(head)
-    if not path:
-        return column
-    chunks = [pc.struct_field(chunk, path) for chunk in column.chunks]
-    return pa.chunked_array(chunks, None if chunks else pa.null())
+    return pc.struct_field(column, path) if path else column
 
 
 def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
-    """The columns and fields, one inside the other, of a dotted name; their own names may have dots too."""
+    """The names of the column and of the nested fields that a dotted name stands for; each may have dots."""
     for column in columns:
         if column.name == name:
             return [name]
@@ -50,7 +47,7 @@ def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds texts, of whatever layout."""
+    """Whether a type is text, in any layout."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
     return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
@@ -62,7 +59,7 @@ def can_group(kind: pa.DataType) -> bool:
 
 
 def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column's values as texts of one layout. Arrow itself cannot decode a dictionary of views."""
+    """A column's values as plain strings. Arrow itself cannot decode a dictionary of views."""
     if pt.is_dictionary(column.type):
         chunks = [chunk.dictionary.cast(pa.string()).take(chunk.indices) for chunk in column.chunks]
         return pa.chunked_array(chunks, pa.string())
@@ -70,7 +67,7 @@ def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def coded(column: pa.ChunkedArray, most: int) -> tuple[list[str], Labels] | tuple[None, None]:
-    """Distinct values of a column as sorted texts, unless over `most`, and each row's place, -1 for null."""
+    """The sorted distinct values as texts and each row's index, `[rows]`, -1 for null; None over `most`."""
     texts = as_texts(column)
     names = pc.unique(texts).drop_null()
     if len(names) > most:

@@ -1,10 +1,10 @@
 """Files that are whole or absent, content hashes, and lines of JSON.
 
-Every file that something else relies on is written beside its place, synced and renamed. Lines of JSON are
-the one kind that grows: a reader leaves out a last line without a line break, because its writer is still at
-it or was killed, and the next `append_lines` begins a new line.
+Files are written under a temporary name, synced and renamed. Only files of JSON lines grow: a reader skips a
+last line without a line break, because its writer is not finished or was killed, and the next `append_lines`
+begins a new line.
 
-Every function raises StorageError where the file system refuses.
+Every function raises StorageError if the file system refuses.
 """
 
 from __future__ import annotations
@@ -66,27 +66,27 @@ def digest_files(paths: Iterable[Path]) -> str:
 
 
 def too_long(path: Path) -> bool:
-    """Whether a name in a path has more than the 255 bytes of a file system: to look at it is an OSError."""
+    """Whether a name in a path has more than 255 bytes, so that any access to it raises OSError."""
     return any(len(os.fsencode(part)) > 255 for part in path.parts)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, unless it is there."""
+    """Make a folder and its parents if they do not exist."""
     with reading(folder, "write"):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` is either as before or complete, also after a crash."""
+    """Write `data` so that `path` is unchanged or complete, also after a crash."""
     with write_stream(path) as file:
         file.write(data)
 
 
 @contextmanager
 def write_stream(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
+    """A file to write into that becomes `path` at the end; on an error `path` does not change.
 
-    A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
+    A device or a pipe at `path` is refused, because root could replace /dev/null by a file.
     """
     with reading(path, "write"):
         if not path.name:  # `.` and `/` name no file
@@ -104,7 +104,7 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        descriptor = os.open(path.parent, os.O_RDONLY)  # the new name is to be durable too
+        descriptor = os.open(path.parent, os.O_RDONLY)  # makes the new name durable
         try:
             os.fsync(descriptor)
         finally:
@@ -127,7 +127,7 @@ def to_lines(values: Iterable[object]) -> bytes:
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
-    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many."""
+    """Write any number of values as JSON lines, in a new folder if need be; returns their number."""
     make_folder(path.parent)
     count = 0
     with write_stream(path) as file:
@@ -138,7 +138,7 @@ def write_lines(path: Path, values: Iterable[object]) -> int:
 
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
-    """Append lines of JSON in one write, after a line break where a killed writer left a piece."""
+    """Append JSON lines in one write; if the last line is unfinished, a line break is put before them."""
     with reading(path, "write"):
         if path.is_fifo():
             raise not_regular(path)
@@ -152,7 +152,7 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
 
 
 def drop_half_line(path: Path) -> bool:
-    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines."""
+    """Remove an unfinished last line; returns whether the file has any complete lines."""
     with reading(path, "write"):
         data = read_bytes(path) if path.exists() else b""
         end = data.rfind(b"\n") + 1
@@ -164,9 +164,8 @@ def drop_half_line(path: Path) -> bool:
 def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The objects of a file of JSON lines, each with the number of its line, from 1.
 
-    An object is None where the line holds no JSON object: only the caller knows whether that is an error, and
-    what to say of it. Blank lines, and a last line without a line break, are left out, and lines that end
-    within the first `since` bytes.
+    A line that is no JSON object gives None, which only some callers treat as an error. Blank lines, a last
+    line without a line break, and lines that end within the first `since` bytes are skipped.
     """
     path = Path() if isinstance(source, bytes) else source
     with reading(path), io.BytesIO(source) if isinstance(source, bytes) else open_regular(path) as file:
@@ -182,23 +181,23 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one."""
+    """The objects of a log; damaged lines are skipped, and a missing file has none."""
     return [entry for _, entry in json_lines(path) if entry is not None] if path.exists() else []
 
 
 def is_temporary(name: str) -> bool:
-    """The temporary files that a killed writer leaves beside its file."""
+    """Whether it is the name of a temporary file that a killed writer may leave."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed writers left in `folder`. Call it only while holding the lock."""
+    """Delete temporary files of killed writers in `folder`. Call it only while you hold the lock."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
+    """The differences of two identities: dotted key, old value, new value (None for a missing key)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             name = f"{path}.{key}" if path else key

@@ -1,12 +1,11 @@
-"""The border for JSON, YAML and TOML: files, texts and bytes that somebody else may have written.
+"""Reads JSON, YAML and TOML: files, texts and bytes that others may have written.
 
-`core.arrow` is the same for Arrow and Parquet. Nothing else opens such a file or parses such a text, which
-tests/test_architecture.py sees to. Everything that is wrong is a ValueError with a reason, mostly a
-`Malformed`, because callers differ in what they make of it: a file that is still being written, a damaged
-one, a line to leave out. A parser's own errors stay as they are, for sentences that name the line. An
-OSError is what the file system does not give.
+`core.arrow` does the same for Arrow and Parquet. No other module opens such a file or parses such a text
+(tests/test_architecture.py checks that). Invalid input raises a ValueError with a reason, mostly `Malformed`,
+and the caller decides what it means: a file that is still being written, a damaged file, a line to skip.
+Errors of a parser are passed on, because they name the line. A refusal of the file system is an OSError.
 
-Texts are small and trees are walked only where they could be deep, so a line costs a tenth of its parsing.
+Values are checked for depth only if their text could be deep, so a check costs a tenth of the parsing.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Malformed(ValueError):
 
 
 def read_bytes(path: Path, most: int = LARGEST) -> bytes:
-    """A whole regular file; an OSError where it is none, or has more than `most` bytes."""
+    """The bytes of a regular file; an OSError for any other file, and for more than `most` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= most:
@@ -55,7 +54,7 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file, opened to read; any other is an OSError. A pipe would wait, and a device has no end."""
+    """Open a regular file to read. Any other is an OSError: a pipe could block, and a device has no end."""
     mode = os.stat(path).st_mode  # before it is opened, because to open a device can do something
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise not_regular(path)
@@ -63,17 +62,17 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def not_regular(path: Path) -> OSError:
-    """The refusal of a pipe or a device where a file belongs."""
+    """The OSError for a pipe or a device in place of a file."""
     return OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_text(path: Path, most: int = LARGEST) -> str:
-    """The same as text, which has to be UTF-8."""
+    """The text of a regular file in UTF-8; see `read_bytes`."""
     return text_of(read_bytes(path, most))
 
 
 def text_of(data: bytes) -> str:
-    """Bytes as text, which have to be UTF-8."""
+    """Decode UTF-8; other bytes raise `Malformed`."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -86,7 +85,7 @@ def json_file(path: Path) -> Any:
 
 
 def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
-    """The value of a JSON text; `surrogates` lets halves of surrogate pairs through, for a caller that looks.
+    """The value of a JSON text. With `surrogates`, halves of surrogate pairs are accepted.
 
     Raises ValueError where it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too
     deeply, or holds half of a surrogate pair.
@@ -126,10 +125,10 @@ def _too_deep() -> Malformed:
 
 
 def see_depth(value: Any) -> None:
-    """Refuse lists and objects that stand too deep inside each other, or in themselves.
+    """Refuse lists and objects that are nested too deeply, or contain themselves.
 
     Raises:
-        Malformed: they do.
+        Malformed: the value is such a list or object.
     """
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
@@ -142,12 +141,12 @@ def see_depth(value: Any) -> None:
 
 
 def is_utf8(value: str) -> bool:
-    """Whether a text can be written to a file: it holds no half of a surrogate pair."""
+    """Whether a text can be encoded as UTF-8: it holds no half of a surrogate pair."""
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def without_secrets(text: str) -> str:
-    """A text without what may be a secret: the values of environment variables whose names say so."""
+    """A text without the values of environment variables whose names suggest a secret."""
     for name, value in os.environ.items():
         if len(value) >= _SECRET and _SECRET_NAME.search(name):
             text = text.replace(value, "***")
@@ -155,7 +154,7 @@ def without_secrets(text: str) -> str:
 
 
 def toml_value(text: str) -> dict[str, Any]:
-    """The value of a TOML text. A text that is not TOML, too long or too deep is a ValueError."""
+    """The value of a TOML text; a ValueError for other text, and for one that is too long or too deep."""
     import tomllib
 
     _see_length(text)

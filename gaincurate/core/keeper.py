@@ -1,11 +1,11 @@
-"""Runs one command and lets nothing of it outlive it or its parent: a program of its own, in plain Python.
+"""Runs one command and ends all its processes when it or the parent ends: a program of its own.
 
 Usage: keeper.py SOCKET GRACE COMMAND ... with one or two inherited file descriptors: SOCKET, and perhaps a
 lock, which it keeps open as long as anything of the command lives, its children's children included (on Linux
 orphans become the keeper's).
-When the command ends, or the other end of SOCKET closes, it asks what is left to end, and after GRACE seconds
-kills it. It writes the command's return code to SOCKET, or why the command did not start. It imports nothing
-of this package, so it starts quickly and holds no memory worth naming beside a training.
+When the command ends, or the other end of SOCKET closes, it asks the remaining processes to end, and kills
+them after GRACE seconds. It writes the command's return code to SOCKET, or why the command did not start. It
+imports nothing of this package, so it starts quickly and needs little memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
         end.sendall(f"error {(error.strerror or str(error)).lower()}".encode())
         return 1
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):  # who reads from the command is to see the end of a pipe when the command ends
+    for stream in (0, 1):  # readers of a pipe see its end when the command ends
         os.dup2(nothing, stream)
     parent = select.poll()  # `select` takes no descriptor above 1,023
     parent.register(end, select.POLLIN)
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
-    """Ask everything that is left to end; end it when the time is over."""
+    """Ask all remaining processes to end; kill them after `grace` seconds."""
     until, asked, others = time.monotonic() + grace, set[int](), set[int]()
     while left := set(_living(child)) - others:
         over = time.monotonic() > until
@@ -70,7 +70,7 @@ def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _clear(child: subprocess.Popen[bytes]) -> None:
-    """Clear away what the command left to us and has ended, or it stays as long as the command."""
+    """Reap orphans of the command that have ended."""
     if sys.platform == "linux":
         with suppress(ChildProcessError):
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -80,7 +80,7 @@ def _clear(child: subprocess.Popen[bytes]) -> None:
 
 
 def _living(child: subprocess.Popen[bytes]) -> list[int]:
-    """The command's processes that have not ended; those that have are cleared away."""
+    """The command's processes that have not ended; the others are reaped."""
     child.poll()
     _clear(child)
     if sys.platform != "linux":

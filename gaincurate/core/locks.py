@@ -5,7 +5,7 @@ These are kernel locks (flock), not files that merely exist, because the kernel 
 and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows. A
 folder in an object store is locked in its local copy, so only among the processes of one machine.
 
-Every function raises StorageError where the file system refuses, or has no locks.
+Every function raises StorageError if the file system refuses, or has no locks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Split:
 
 
 def work_folder(out: Path) -> Path:
-    """Where a running set keeps its locks and ids; removed with the manifest's writing."""
+    """The folder of the locks and ids of an unfinished set; it is removed when the manifest is written."""
     return out / WORK
 
 
@@ -77,10 +77,10 @@ def acquire(path: Path, kind: int) -> int | None:
 
 @contextmanager
 def joining(path: Path, descriptor: int) -> Iterator[bool]:
-    """Join the processes that share a lock file until it is closed; gives whether this one is alone with it.
+    """Share a lock file with other processes until it is closed; yields whether this process is alone.
 
-    Within the `with` of one that is alone, others that join wait. This is a POSIX record lock: objects of one
-    process do not exclude each other, and a forked process does not inherit it.
+    While a process that is alone is inside the `with`, others that join wait. This is a POSIX record lock:
+    objects of one process do not exclude each other, and a forked process does not inherit it.
     """
     alone = False
     with reading(path, "write"):
@@ -97,7 +97,7 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
 
 @contextmanager
 def writing(out: Path, split: Split) -> Iterator[None]:
-    """Hold the right to write the shards of `split` in the folder `out`; a LockedError if another does."""
+    """Hold the right to write the shards of `split` in `out`; a LockedError if another process has it."""
     wanted, what = {"lock": fcntl.LOCK_EX}, str(out)
     if split.count > 1:
         wanted = {"lock": fcntl.LOCK_SH, f"lock-{split.index}-of-{split.count}": fcntl.LOCK_EX}
@@ -116,7 +116,7 @@ def writing(out: Path, split: Split) -> Iterator[None]:
 
 @contextmanager
 def one_at_a_time(out: Path) -> Iterator[None]:
-    """Wait for, then hold, the folder's short lock: preparing the run and writing the manifest."""
+    """Wait for and hold the folder's short lock, for preparing the run and writing the manifest."""
     descriptor = acquire(work_folder(out) / "lock-folder", fcntl.LOCK_EX)
     assert descriptor is not None  # a blocking flock returns only when it holds the lock
     with os.fdopen(descriptor):

@@ -1,8 +1,8 @@
 """An option: a field with its type, default and bounds, marked with the help text and the panel.
 
 The field of a config is the option of its command, the key of its `--config` file and the keyword of its
-Python function. `gaincurate.cli.options` makes the command line of it. This module imports no pydantic,
-which takes 80 ms, so that commands can mark their parameters and `gaincurate --help` stays quick.
+Python function. `gaincurate.cli.options` builds the command line from it. This module does not import
+pydantic, which takes 80 ms, so that `gaincurate --help` stays fast.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Refusal:
 
 
 def refusals(error: ValidationError) -> list[Refusal]:
-    """All that a config does not take, in the order of its fields."""
+    """Everything that a config refuses, in the order of its fields."""
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
     # Pydantic's own words name a Python class.
     plainer = {"path_type": "Input is no path", "model_type": "Input should be an object"}
@@ -93,8 +93,8 @@ def refusals(error: ValidationError) -> list[Refusal]:
 def checked(model: type[Config], values: Mapping[str, Any], *, keywords: bool = False) -> Config:
     """The values, by the names of fields, as a config.
 
-    With `keywords` a program gave them, and sentences name keywords and no options. Raises `InputError` for
-    an unknown option, one that is missing, and a value that it does not take.
+    With `keywords` the values come from a Python call, and errors name keywords instead of options. Raises
+    `InputError` if an option is unknown or missing, or a value is invalid.
     """
     from pydantic import ValidationError
 
@@ -118,7 +118,7 @@ def _sentence(refusal: Refusal, model: type[BaseModel], keywords: bool) -> str:
 
 
 def _option(model: Any, place: tuple[int | str, ...]) -> str:
-    """The spelling of the option that a field is, also of a field in a config in a field."""
+    """The option of a field, which may be a field of a nested config."""
     spelt, field = f"--{place[0]}".replace("_", "-"), model.model_fields.get(place[0])
     if field is None:
         return spelt
@@ -129,12 +129,12 @@ def _option(model: Any, place: tuple[int | str, ...]) -> str:
 
 
 def names_of(value: Any) -> Any:
-    """A text of names with commas between them as a list; anything else as it is."""
+    """Split a text of comma-separated names; return any other value unchanged."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """A clause with the names that a misspelt one may stand for, empty where none is near."""
+    """A clause with names similar to a misspelt one; empty if there are none."""
     import difflib
 
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
@@ -142,7 +142,7 @@ def near(name: str, names: Iterable[str]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The same JSON; a ValueError for NaN. Nothing equals it, so no set could be gone on with."""
+    """The same JSON; a ValueError for NaN: it equals nothing, so no run could continue its set."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:

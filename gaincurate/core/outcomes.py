@@ -3,11 +3,11 @@
 One line per rollout: {"gc_id", "reward", "round", "sample"?, "step"?, "correct"?, "attempt"?, "tokens"?}.
 Other keys are ignored. Two lines steer: {"resume_from_step": s} voids this round's lines after step s, and
 {"attempt": k} numbers the lines after it. The file only grows, also while it is read: a trainer that trains
-a step again adds a line that says so, and never rewrites what is there. So a last line without a line break
-is left out, and a byte offset names a beginning of the file for ever.
+a step again adds a line that says so and never rewrites lines. So an unfinished last line is skipped, and a
+byte offset always refers to the same lines.
 
-Every reader raises OutcomeError for a line that cannot be used, with its number, and StorageError where the
-file cannot be read.
+Every reader raises OutcomeError for an invalid line, with its number, and StorageError if the file cannot be
+read.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def read_lines(
 ) -> tuple[list[Line], int]:
     """The lines of a file, or of a beginning of it, in order, and how many a `resume_from_step` voids.
 
-    The file belongs to a round, by default the newest in it, and without `ids_of` any prompt will do. `since`
-    is the bytes of the file that were taken before; then the first line that steers ends the lines.
+    The file belongs to a round, by default to the newest in it. Without `ids_of` any prompt is accepted. The
+    first `since` bytes were read before; if there are any, reading stops at the first line that steers.
     """
     entries = list[Line | int]()  # an integer is a step that training went back to
     attempt, newest = 1, 0
@@ -118,10 +118,11 @@ def read_lines(
 def check_line(
     entry: dict[str, Any], where: str, round_: int | None, rules: Rules, *, number: int = 0, attempt: int = 1
 ) -> Line:
-    """An object as a line.
+    """The line of a JSON object.
 
-    `where` it stands is for sentences, `round_` is the newest round (None for any), `attempt` that of an
-    object that names none.
+    `where` is the place of the object, as errors name it, `round_` the newest round (None accepts any) and
+    `attempt` the attempt of an object without one. Raises `OutcomeError` if a key is missing or its value is
+    of the wrong type or out of range.
     """
     gc_id, of_round, sample = entry.get("gc_id"), entry.get("round"), entry.get("sample")
     for name in _WHOLE_NUMBERS.intersection(entry):
@@ -156,16 +157,16 @@ def check_line(
 
 
 def read_file(path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules) -> list[Line]:
-    """The lines of a round's file that are not voided; none where the file is not there. See `read_lines`."""
+    """The lines of a round's file that are not voided; none if the file is missing. See `read_lines`."""
     with reading(path):
         data = read_bytes(path) if path.exists() else b""
     return read_lines(data, path, round_, ids_of, rules)[0]
 
 
 def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
-    """The attempt at a round that outcomes are to be reported of, from 1.
+    """The attempt at a round, from 1, under which to report outcomes.
 
-    With `new` it is another one where the newest in the file (which need not be there) has outcomes already.
+    With `new` it is the next one if the newest attempt in the file (which need not exist) has outcomes.
     """
     begun, reported = 1, 0
     for entry in log_lines(path):
@@ -196,13 +197,13 @@ def read_any_round(path: Path, rules: Rules) -> list[Line]:
 
 
 def earliest_return(data: bytes) -> int | None:
-    """The earliest step that lines of outcomes went back to; None where none did."""
+    """The earliest step that lines of outcomes went back to; None without such a line."""
     steps = (entry.get("resume_from_step") for _, entry in json_lines(data) if entry is not None)
     return min((step for step in steps if isinstance(step, int)), default=None)
 
 
 def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
-    """`correct` where the line has it, else the reward as a share of its range; None for one not judged."""
+    """`correct` if the line has it, else the reward as a share of its range; None if it was not judged."""
     success, reward, correct = None, entry["reward"], entry.get("correct")
     if reward is not None:
         reward = _number(reward, "reward", where)
@@ -242,7 +243,7 @@ def _short(value: Any) -> str:
 
 
 def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
-    """A round's lines without those that a later attempt did again, and how many those are.
+    """A round's lines without those that a later attempt repeated, and the number of repeated lines.
 
     An attempt with steps replaces earlier attempts' lines from its first step on; one without replaces all.
     """
@@ -290,7 +291,7 @@ class Tally:
 
     @property
     def differs(self) -> bool:
-        """Whether the rollouts have different rewards, without which GRPO's advantages are all 0."""
+        """Whether the rollouts have different rewards; otherwise GRPO's advantages are all 0."""
         return len(self.rewards) > 1 or (bool(self.successes) and self.group_size == 0)
 
     @property
@@ -345,7 +346,7 @@ class Outcomes:
 def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
     """Read and check a round's file; `ids_of` gives the ids of a round's prompts.
 
-    Raises `OutcomeError` for no file, a line that cannot be used, and an id or a round that was not planned.
+    Raises `OutcomeError` if the file is missing, a line is invalid, or an id or a round was not planned.
     """
     with reading(path):
         if not path.exists():
@@ -377,8 +378,8 @@ def split_lines(
 ) -> tuple[list[Line], list[Line], int]:
     """The lines before and after the size `since` at which a file was taken, and its size now.
 
-    After that place, training is done again after a steering line. Its outcomes were taken before, so they
-    are left out.
+    After a steering line, training repeats steps whose outcomes were taken before, so lines after it are left
+    out.
     """
     with reading(path):
         data = read_bytes(path)
@@ -388,7 +389,7 @@ def split_lines(
 
 
 def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) -> None:
-    """Raise `OutcomeError` where fewer prompts than asked for have an outcome, or none could be judged."""
+    """Raise `OutcomeError` if too few prompts have an outcome, or no outcome could be judged."""
     absent = [i for i, tally in outcomes.tallies.items() if not tally.successes and not tally.unjudged]
     count, size = len(outcomes.tallies) - len(absent), len(outcomes.tallies)
     if count < math.ceil(rules.coverage * size - 1e-9):

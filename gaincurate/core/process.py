@@ -1,11 +1,11 @@
-"""Child processes: commands that must not outlive us, workers that Ctrl-C must not reach, and what ends us.
+"""Child processes: commands that must not outlive this process, workers without Ctrl-C, and signals.
 
-SIGTERM and SIGUSR1 are how Slurm and Kubernetes say that a machine is wanted back. Within `stoppable` they
-raise `Terminated`, which is a KeyboardInterrupt: what Ctrl-C leaves in order they leave in order too.
+Slurm and Kubernetes send SIGTERM or SIGUSR1 before they take a machine back. Within `stoppable` these signals
+raise `Terminated`, which is a KeyboardInterrupt, so they end the work as cleanly as Ctrl-C does.
 
-A command runs under a keeper, a small program that ends all of it when this process dies, however that
-happens, and holds a lock until it has. A process group or a parent-death signal would not do: trainers start
-sessions of their own (Ray, torchrun), and what lives on would hold the GPU beside its successor.
+A command runs under a keeper, a small program that ends all its processes when this process dies for any
+reason, and holds a lock until they have ended. A process group or a parent-death signal is not enough,
+because trainers start sessions of their own (Ray, torchrun), and a surviving process would hold the GPU.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ _stops_seen: list[int] = []  # within `stoppable`, the oldest first
 
 
 class Terminated(KeyboardInterrupt):
-    """The machine is wanted back: a signal asked this process to end, and the same command goes on later.
+    """A scheduler's signal asked this process to end; the same command continues the work later.
 
-    Its exit code is what a shell says of SIGTERM. It stands for SIGUSR1 too, so a script asks for one number.
+    The exit code is that of SIGTERM in a shell, also for SIGUSR1, so that a script tests for one number.
     """
 
     exit_code = 128 + signal.SIGTERM
@@ -79,11 +79,11 @@ def _interruption(number: int) -> KeyboardInterrupt:
 
 @contextmanager
 def ctrl_c_noted() -> Iterator[list[int]]:
-    """Within it Ctrl-C is noted in the list, and raised on leaving; a third time, it is raised at once.
+    """Note Ctrl-C in the list and raise it on leaving; the third Ctrl-C is raised at once.
 
     Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
     leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
-    The signals of `stoppable` are noted in the same way, and raised as it does.
+    The signals of `stoppable` are noted in the same way.
 
     In another thread than the main one, or where other code handles a signal, nothing is changed or noted.
     """
@@ -112,7 +112,7 @@ def ctrl_c_noted() -> Iterator[list[int]]:
 
 @contextmanager
 def _deaf_to(*numbers: int) -> Iterator[None]:
-    """Within it signals are blocked in this thread and in processes that it starts."""
+    """Block signals in this thread and in the processes that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -121,17 +121,17 @@ def _deaf_to(*numbers: int) -> Iterator[None]:
 
 
 def start_tracker() -> None:
-    """Start multiprocessing's own helper, deaf to SIGUSR1, before a queue starts it."""
+    """Start multiprocessing's resource tracker with SIGUSR1 blocked, before a queue starts it."""
     with _deaf_to(signal.SIGUSR1):
         resource_tracker.ensure_running()
 
 
 def start_workers(workers: Sequence[BaseProcess]) -> None:
-    """Start worker processes that never hear SIGINT or SIGUSR1; one that comes is raised when all have begun.
+    """Start worker processes with SIGINT and SIGUSR1 blocked; a signal in between is raised after the start.
 
-    A terminal sends Ctrl-C to a parent and its workers alike, as a scheduler may a notice. The parent
-    says what it means and ends them. A worker that heard it too would end with a traceback, in the seconds of
-    its imports before its own code runs. SIGTERM is how the parent ends a worker, so that one is heard.
+    A terminal sends Ctrl-C to a parent and its workers alike, and so may a scheduler. The parent handles the
+    signal and ends the workers. A worker that received it during its imports would end with a traceback. The
+    parent ends workers by SIGTERM, which is not blocked.
     """
     start_tracker()  # which a process's start would do, and it unblocks SIGINT
     with ctrl_c_noted(), _deaf_to(signal.SIGINT, signal.SIGUSR1):  # blocked here, another thread takes it
@@ -140,7 +140,7 @@ def start_workers(workers: Sequence[BaseProcess]) -> None:
 
 
 def end_workers(workers: Sequence[BaseProcess], seconds: float = 0.0) -> None:
-    """End those that have begun and still run, after some seconds for each to end by itself."""
+    """Terminate the workers that were started, after `seconds` for each to end by itself."""
     begun = [worker for worker in workers if worker.pid is not None]
     for worker in begun:
         worker.join(seconds)
@@ -181,12 +181,12 @@ class Kept:
             )
 
     def ask_end(self) -> None:
-        """Have the keeper end all of it, from any thread, without waiting for it."""
+        """Ask the keeper to end all processes, without waiting; may be called from any thread."""
         with suppress(OSError):  # it has ended
             self._socket.shutdown(socket.SHUT_WR)
 
     def ended(self, seconds: float) -> bool:
-        """Whether all of it has ended, after so many seconds at most, as the socket says.
+        """Wait for at most `seconds`; whether all processes have ended.
 
         `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see to its release in
         the next. A signal's exception between the two leaves it locked for ever.
@@ -196,7 +196,7 @@ class Kept:
         return bool(answer.poll(seconds * 1000))
 
     def end(self) -> None:
-        """End all of it that is left, and wait for that."""
+        """End all remaining processes and wait for their end."""
         if self.keeper.returncode is None:
             self.ask_end()
             if not self.ended(self._grace + _FREED):
@@ -204,14 +204,14 @@ class Kept:
             self.keeper.wait()
 
     def close(self) -> None:
-        """End it and free what this process holds of it."""
+        """End all processes and close the socket and the pipes."""
         self.end()
         for part in (self._socket, self.keeper.stdin, self.keeper.stdout):
             if part is not None:
                 part.close()
 
     def outcome(self) -> int | str:
-        """The return code of the command, as in `subprocess.Popen`, or why it was not started."""
+        """The return code of the command, as in `subprocess.Popen`, or the reason why it did not start."""
         kind, _, answer = self._socket.recv(4096).decode(errors="replace").partition(" ")
         if kind == "error":
             return answer
@@ -229,7 +229,7 @@ def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
-    """Raise an InputError for a `{name}` in a command that is none of those that `fill` replaces."""
+    """Raise an InputError for a `{name}` in a command that is none of `names`."""
     for name in (match.group(2) for part in command for match in _PLACEHOLDER.finditer(part)):
         if name is not None and name not in names:
             raise InputError(
@@ -240,7 +240,7 @@ def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
 
 @contextmanager
 def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
-    """A lock that lives as long as the processes that `run_command` starts with it, or a LockedError."""
+    """A lock that is held as long as processes of `run_command` live; a LockedError if it is taken."""
     path, end = folder / name, time.monotonic() + _FREED
     while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
         if time.monotonic() > end:
@@ -285,10 +285,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def raise_lost_stop() -> None:
-    """Raise a stop again that a finalizer swallowed, where Python only prints it; call it for every batch.
+    """Raise the exception of a signal again that a finalizer swallowed; call it for every batch.
 
     Raises:
-        KeyboardInterrupt: a signal came, and the work goes on all the same.
+        KeyboardInterrupt: a signal arrived earlier and did not end the work.
     """
     if _stops_seen and threading.current_thread() is threading.main_thread():
         raise _interruption(_stops_seen[0])
@@ -306,8 +306,8 @@ def run_command(
     """Run a filled-in command to its end, and to the end of all that it started; the seconds that it took.
 
     Its output is appended to the log, `lock` is of `command_lock`, and after `timeout` seconds it is ended.
-    `watch` is called now and then with the seconds so far. Raises `TrainerError` where it cannot be started,
-    fails or takes too long, and `StorageError` where the log cannot be written.
+    `watch` is called a few times a second with the seconds so far. Raises `TrainerError` if the command
+    cannot be started, fails or takes too long, and `StorageError` if the log cannot be written.
     """
     begin = time.monotonic()
     with ExitStack() as opened:
@@ -339,7 +339,7 @@ def run_command(
 def last_line(log: Path) -> str | None:
     """The end of the last command's log: the last line of an exception, else the last without a progress bar.
 
-    It has no frame, no full stop and no secret of the environment. None where the command wrote nothing.
+    Frames, a final full stop and secrets of the environment are removed. None if the command wrote nothing.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _QUOTED))

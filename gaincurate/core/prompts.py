@@ -2,8 +2,8 @@
 
 A training row carries the whole scoring prompt, added system message and examples included, because scores
 are of that prompt and not of the bare question. A source column named `prompt` that is not the prompt is
-kept as `source_prompt`. A set whose rows are not what its identity says is an OutputError, and a file of rows
-that cannot be read or written is a StorageError.
+kept as `source_prompt`. Functions raise OutputError if the rows of a set contradict its identity, and
+StorageError if a file of rows cannot be read or written.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ PROMPT = "prompt"
 """The column of messages in training rows."""
 
 _SHOWN = 60  # characters of a name in a sentence
+_USUAL = {"role", "content"}  # fields of a message
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # The text of a Python list, or of a NumPy array, of messages: what pandas writes into a CSV file.
 _PYTHON_CHAT = re.compile(r"\s*(array\()?\[\s*\{\s*'(role|content)'\s*:")
 
 
 class PromptProblem(Exception):
-    """Why one row has no usable prompt; the caller adds which row."""
+    """The reason why a row has no usable prompt; the caller adds the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns in use. A dot goes into a struct (`extra_info.question`) or into a column of JSON text."""
+    """The columns of a source. A dot reaches into a struct (`extra_info.question`) or into JSON text."""
 
     prompt: str
     answer: str | None = None
@@ -80,30 +81,27 @@ class Columns:
         Raises:
             PromptProblem: null, empty, or no list of messages.
         """
-        chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
+        chat_text = self.chat_text or self.prompt == "messages" or self.prompt.endswith(".messages")
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
-    def chats(
-        self, table: pa.Table, start: int = 0, *, nulls: bool = False
-    ) -> Iterator[Chat | PromptProblem]:
-        """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`.
+    def chats(self, table: pa.Table, *, nulls: bool = False) -> Iterator[Chat | PromptProblem]:
+        """The prompt of each row of a table, or the reason why it has none; see `to_messages`.
 
         Raises:
             SourceError: a column of JSON text has a value that is no JSON.
         """
-        values = column_values(table, self.prompt, start)
-        tools = column_values(table, self.tools, start) if self.tools else None
-        for row, value in enumerate(values):
+        values = column_values(table, self.prompt)
+        tools = column_values(table, self.tools) if self.tools else [None] * len(values)
+        responses = self.prompt.endswith(".input")
+        for value, of_row in zip(values, tools, strict=True):
             try:
-                messages = self.messages(value, nulls=nulls)
-                responses = self.prompt.endswith(".input")
-                yield Chat(messages, None if tools is None else to_tools(tools[row], responses=responses))
+                yield Chat(self.messages(value, nulls=nulls), to_tools(of_row, responses=responses))
             except PromptProblem as problem:
                 yield problem
 
 
 def fields_of(table: pa.Table, name: str) -> pa.Table:
-    """The fields of a column of structs as columns. A field's own name may have a dot in it."""
+    """The fields of a struct column as columns. The name of a field may contain a dot."""
     names = [field.name for field in table.schema.field(name).type]
     return table.select([name]).flatten().rename_columns(names)
 
@@ -119,10 +117,10 @@ def parsed(text: Any) -> Any:
 
 
 def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
-    """A column's values as Python objects; `name` may go into a struct or into a column of JSON text.
+    """A column's values as Python objects; `name` may reach into a struct or into a column of JSON text.
 
-    `start` is the row of the source that the table's first one is, for sentences. Raises `OutputError` where
-    the rows have no such column, and `SourceError` where a value of a column of JSON text is no JSON object.
+    `start` is the row of the source that is the table's first, for errors. Raises `OutputError` if there is
+    no such column, and `SourceError` if a value in a column of JSON text is no JSON object.
     """
     if name in table.column_names:
         return list(table.column(name).to_pylist())
@@ -152,12 +150,12 @@ def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
 
 
 def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> list[Message]:
-    """The row's own chat messages: role, content, and the other fields of a message that are not null.
+    """The chat messages of a row: role, content, and the other fields of a message that are not null.
 
-    A text is one user message, or with `chat_text` the JSON of a message list. Content in parts of text
-    becomes one text. Arrow gives every message, and every struct in it, the keys that any other has, so null
-    fields are left out. With `nulls` those deeper than the message stay, for a column that has them anyway.
-    Raises `PromptProblem` for null, an empty prompt, and no list of messages.
+    A text is one user message, or with `chat_text` the JSON of a message list. Content in several text parts
+    is joined. Arrow gives every message, and every struct in it, the keys of all others, so null fields are
+    removed. With `nulls` only those of the messages themselves are removed, not deeper ones. Raises
+    `PromptProblem` if the value is null, empty, or no list of messages.
     """
     if value is None:
         raise PromptProblem("the prompt is null")
@@ -189,11 +187,12 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise PromptProblem(f"message {number} has no role")
-        other = {k: v for k, v in message.items() if v is not None and k not in ("role", "content")}
-        # JSON text has the nulls that its author wrote.
-        other = other if from_text or nulls else without_nulls(other)
         content = _content(message.get("content"), number)
-        messages.append({"role": message["role"], "content": content, **other})
+        messages.append({"role": message["role"], "content": content})
+        if not message.keys() <= _USUAL:
+            other = {k: v for k, v in message.items() if v is not None and k not in _USUAL}
+            # JSON text has the nulls that its author wrote.
+            messages[-1] |= other if from_text or nulls else without_nulls(other)
     return messages
 
 
@@ -225,9 +224,8 @@ def _content(content: Any, number: int) -> str | None:
 def to_tools(value: Any, *, responses: bool = False) -> list[Tool] | None:
     """The JSON schemas of a row's tools as `apply_chat_template(tools=...)` takes them; None without tools.
 
-    The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls;
-    anything else is a PromptProblem. With `responses` the Responses API's flat form becomes the nested one,
-    as NeMo Gym does for a chat model.
+    The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls. With
+    `responses` the Responses API's flat form becomes the nested one, as NeMo Gym does for a chat model.
 
     Raises:
         PromptProblem: anything else.
@@ -271,9 +269,9 @@ def questions(table: pa.Table, identity: Json) -> list[str]:
 def with_additions(
     messages: list[Message], system: str | None, shots: Sequence[Message], *, override: bool = False
 ) -> list[Message]:
-    """The messages that the model sees: the row's own with a run's system message and examples put in.
+    """The messages of a row with the system message and the examples of a run.
 
-    Raises `PromptProblem` where the row has a system message of its own, and `override` is not given.
+    Raises `PromptProblem` if both the row and the run have a system message and `override` is not set.
     """
     first = 1 if messages and messages[0]["role"] == "system" else 0
     system_messages, rest = messages[:first], messages[first:]
@@ -290,9 +288,9 @@ def with_additions(
 def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bool) -> pa.Table:
     """The table for a trainer, of rows of a scored set with this identity.
 
-    With `bare` it has no added system message and examples, and `with_scores` all `gc_` columns. Raises
-    `InputError` where no column can hold fields of the messages, such as arguments of tool calls, and
-    `OutputError` where a row's prompt cannot be read, so that the set is not what its identity says.
+    With `bare` the run's system message and examples are left out; with `with_scores` all `gc_` columns are
+    included. Raises `InputError` if no Arrow column can hold fields of the messages, such as arguments of
+    tool calls, and `OutputError` if a prompt cannot be read, so that the set contradicts its identity.
     """
     prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
@@ -331,16 +329,18 @@ def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool 
         try:
             if isinstance(chat, PromptProblem):
                 raise chat
-            messages = with_additions(chat.messages, system, shots, override=override)
+            messages = chat.messages
+            if added:
+                messages = with_additions(messages, system, shots, override=override)
         except PromptProblem as error:
             raise OutputError(f"row {rows.column(ID)[place]} of the scored set: {error}.") from error
         chats.append(Chat(messages, chat.tools))
     return chats
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows that `write_rows` wrote; an OutputError where the file is broken or lacks a column."""
-    return read_parquet(path, broken(path, "Restore it from a copy."), columns)
+def read_rows(path: Path) -> pa.Table:
+    """The rows that `write_rows` wrote; an OutputError where the file is broken."""
+    return read_parquet(path, broken(path, "Restore it from a copy."))
 
 
 def plain_rows(path: Path) -> list[dict[str, Any]]:

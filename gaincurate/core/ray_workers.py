@@ -1,4 +1,4 @@
-"""The options of Ray, and the parts of a run in tasks on Ray: each loads its model once and takes parts.
+"""The options of Ray, and the workers of a run as Ray tasks: each loads its model once, then takes parts.
 
 A part (a shard) is atomic and idempotent: a worker writes it whole, and every worker writes the same bytes.
 So a lost worker or node costs nothing but time: its parts are given to another worker. Parts and events go
@@ -48,7 +48,7 @@ def read_workers(value: str) -> int | Literal["all"]:
 
 
 class ClusterConfig(BaseModel):
-    """Where a run's workers are: in this process and its children, or wherever a Ray has room for them."""
+    """Where the workers of a run are: on this machine, or on the nodes of a Ray cluster."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -88,7 +88,7 @@ class ClusterConfig(BaseModel):
         return value
 
     def check_engine(self) -> None:
-        """Raise an InputError for an option of Ray without `--engine ray`, or if Ray is not installed."""
+        """Raise an InputError for a Ray option without `--engine ray`, or if Ray is not installed."""
         if self.engine == "local":
             # By value, because a config that was written out names all options.
             for name, field in ClusterConfig.model_fields.items():
@@ -111,7 +111,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def report(self, kind: str, value: Any = None) -> None:
-        """Take an event, of the kinds of `Sent`. The event `part` finishes the part in its `shard`."""
+        """Queue an event of a kind of `Sent`. An event `part` finishes the part that its `shard` names."""
         with self._lock:
             self._events.append((kind, value))
             if kind == "part":
@@ -119,7 +119,7 @@ class Worker:
                 self._events = []
 
     def parts(self) -> Iterator[tuple[int, Any]]:
-        """The parts that this worker is to do, and what was sent along with each."""
+        """The parts of this worker, each with its payload."""
         for part, payload in iter(self._tasks.get, None):
             self._reports.put((self._number, "took", part))
             yield part, payload
@@ -128,7 +128,7 @@ class Worker:
 def gaincurate_worker(
     work: Any, config: Any, folder: str, cache: str | None, number: int, tasks: Any, reports: Any
 ) -> Any:
-    """The task; `folder` is the driver's, so that relative paths mean the same."""
+    """The Ray task; `folder` is the working folder of the driver, to which relative paths refer."""
     import ray
 
     with suppress(OSError):  # absolute paths need no such folder here
@@ -140,7 +140,7 @@ def gaincurate_worker(
 
 @dataclass(slots=True)
 class _Hired:
-    """A worker as the driver sees it: its node when it lives, and the parts that it took."""
+    """The driver's record of a worker: its node once it runs, and the parts that it took."""
 
     node: str | None = None
     parts: set[int] = field(default_factory=set)
@@ -187,7 +187,7 @@ class RayWorkers:
         """Have workers do the parts, or one worker do some work without parts; the results of their work.
 
         Args:
-            work: of each worker; can be pickled, and takes the config of a local run on one device.
+            work: runs in each worker; can be pickled, and takes the config of a local run on one device.
             parts: their numbers.
             hear: called with the kind and value of each event.
             describe: names the rows of a part, for the error about a part that kills its workers.
@@ -269,7 +269,7 @@ class RayWorkers:
             self._ray.cancel(call, force=True)
 
     def _queue(self) -> Any:
-        """A queue on this machine, which ends with this process alone."""
+        """A queue on this machine, so that it does not end before this process."""
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -293,7 +293,7 @@ class RayWorkers:
     def _lost(
         self, each: _Hired, unfinished: set[int], deaths: Counter[int], describe: Callable[[int], str]
     ) -> list[int]:
-        """The parts of a lost worker; an error where it was the third one that died at one of them."""
+        """The parts of a lost worker; an error if three workers died at one of them."""
         parts = sorted(each.parts & unfinished)
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         if each.node is None or each.node in alive:  # a lost machine is no part's fault

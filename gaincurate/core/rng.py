@@ -1,7 +1,7 @@
 """Random draws that are the same on every machine and library version.
 
-The bits are raw Philox output keyed by seed and round, and our own code turns them into uniforms: NumPy may
-change how its distributions use their bits, and a plan must not change with it.
+The bits are raw Philox output keyed by seed and round. This module turns them into uniforms itself, because
+NumPy may change how its distributions use the bits, and a plan must not change with NumPy.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
 
     The seed is 0 to 2^64 - 1, a stream keeps uses within a round apart, and `start` is a multiple of 4.
     """
-    if start % 4:
-        raise ValueError(f"start {start} is no multiple of 4")
     raw = _raw(seed, round_, stream, start, stop - start) >> np.uint64(12)
     # One bit less than a double has, so that the half is exact and 1 is never reached.
     numbers: Floats = (raw.astype(np.float64) + 0.5) * 2.0**-52
@@ -51,9 +49,9 @@ def permutation(seed: int, round_: int, stream: int, count: int) -> Ints:
 
 
 def keys_of(seed: int, round_: int, stream: int, count: int) -> Keys:
-    """A random key for each of 0 to `count` - 1, `[count]`, below 2^63; their order is a random order.
+    """A random key below 2^63 for each of 0 to `count` - 1, `[count]`; sorting by them gives a random order.
 
-    Each number rides in the low bits of its key, so no two are equal.
+    The low bits of each key are the number itself, so no two keys are equal.
     """
     low = np.uint64((1 << count.bit_length()) - 1)
     return _raw(seed, round_, stream, 0, count) >> np.uint64(1) & ~low | np.arange(count, dtype=np.uint64)
@@ -74,12 +72,12 @@ def between(keys: Keys, start: int, stop: int) -> Ints:
 def log_softmin(distance: Floats, temperature: float) -> Floats:
     """Log weights to draw by, -distance / temperature up to a constant: equal distances stay equally likely.
 
-    A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
-    gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
+    At a very small temperature the log weights are so large that rounding removes the noise of the draw. Then
+    gaps between neighbouring distances that are wider than any noise are reduced, which changes no draw.
 
     Args:
-        distance: `[items]`, finite: how far each item is from what is best.
-        temperature: over 0.
+        distance: `[items]`, finite, of each item from the target.
+        temperature: positive.
 
     Returns:
         `[items]`, the largest 0.
@@ -103,8 +101,8 @@ def draw_within(
 
     Args:
         sizes: `[groups]`.
-        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
-            not drawn.
+        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for items
+            that must not be drawn.
         labels: `[items]`, the group of each.
         seed: of the run.
         round_: of the run.
@@ -133,7 +131,7 @@ def _gumbel(seed: int, round_: int, start: int, stop: int) -> Floats:
 
 
 def one_group(count: int) -> Labels:
-    """Labels of items that are all of group 0, `[count]`, read-only and of no size in memory."""
+    """Labels of items that are all of group 0, `[count]`; a read-only view of one value."""
     return np.broadcast_to(np.int32(0), (count,))
 
 

@@ -1,7 +1,7 @@
 """The columns that a scored set adds to its source, and the Arrow schema of both (contract 1).
 
-`FORMAT` goes up when a reader of the old one would be wrong. A new column that readers may ignore does not
-change it, so that old sets stay readable.
+`FORMAT` increases when a reader of the old format would read wrong values. A new column that readers may
+ignore does not change it, so old sets stay readable.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def source_fields(schema: pa.Schema) -> list[pa.Field]:
 
 
 def scored_schema(source: pa.Schema, more: Sequence[pa.Field] = ()) -> pa.Schema:
-    """Source columns first, untouched, then the score columns, then `more`; schema metadata kept true.
+    """Unchanged source columns, then the score columns, then `more`, with updated schema metadata.
 
-    The source's `huggingface` entry lists its features, and `datasets` believes it over the schema
-    itself, so the score columns are added to it.
+    The score columns are added to the features in the source's `huggingface` entry, because `datasets` uses
+    that entry instead of the schema.
     """
     metadata = dict(source.metadata or {})
     try:
@@ -122,7 +122,7 @@ def scored_table(
 
 
 def take(table: pa.Table, places: pa.Array) -> pa.Table:
-    """The rows of a table at these places, also where Arrow itself cannot take them."""
+    """The rows of a table at these places, also of views, from which Arrow itself cannot take."""
     try:
         return table.take(places)
     except pa.ArrowNotImplementedError:
@@ -143,9 +143,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def object_type(kind: pa.DataType) -> pa.DataType:
-    """The type for a column made of Python objects where the set has `kind`.
+    """The type of a column made from Python objects in place of a column of type `kind`.
 
-    Arrow makes no extension and few dictionaries of those. It reads Parquet's JSON as an extension.
+    Arrow builds no extension arrays and few dictionaries from Python objects. It reads Parquet's JSON as an
+    extension.
     """
     while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
@@ -153,7 +154,7 @@ def object_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _with_inner(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """A type after a change of what stands right inside it."""
+    """The type with `change` applied to the types of its direct children."""
     inner = [kind.field(place) for place in range(kind.num_fields)]
     fields = [field.with_type(change(field.type)) for field in inner]
     if fields == inner:

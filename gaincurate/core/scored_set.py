@@ -1,8 +1,8 @@
 """Reading a finished scored set (contract 1): whole columns, and rows by id or by place.
 
-Rows stay in the memory-mapped files, and a shard is checked against the manifest's hash when it is first
-opened. Values are validated per column when it is first used, because a schedule opens a set of many
-gigabytes for two columns of it. A set in an object store is copied whole into the cache first.
+Rows stay in the memory-mapped files. A shard is checked against the manifest's hash when it is first opened,
+and a column is validated when it is first used, because a schedule needs two columns of a set of many
+gigabytes. A set in an object store is first copied into the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gaincurate.errors import InputError, OutputError
 
 COLUMNS = "columns"  # the folder of computed columns, beside the shards
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
-_FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
+_FEW = 64  # rows of a shard per taken row, above which validating only the taken rows is faster
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it"
 
 
@@ -54,7 +54,7 @@ SCORES = Kind(
     totals=_totals,
     part_facts=("rows",),
     more_facts=("restarted_with_batch_tokens", "reused"),
-    own=(COLUMNS,),
+    subfolders=(COLUMNS,),
     work="ids.bin",
     in_stores=True,
     hints={
@@ -252,7 +252,7 @@ class ScoredSet:
         path = (folder or self.folder / COLUMNS) / f"{name}.arrow"
         make_folder(path.parent)
         write_ipc(path, pa.table({ID: pa.array(ids, pa.string()), "value": values}))
-        # The description goes last: a column without one is not read, one of an older value is refused.
+        # The description is written last: a column without one is ignored, one with another hash is refused.
         description = {"manifest": self.manifest_hash, "hash": digest_file(path), "how": how}
         write_sealed(path.with_suffix(".json"), description)
         self.__dict__.pop("_computed", None)  # read again when it is next used
@@ -268,7 +268,7 @@ class ScoredSet:
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
     def _own(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard's own columns, mapped; these of them, or all, are validated when they are first used."""
+        """The stored columns of a shard, memory-mapped; `columns`, or all, are validated on first use."""
         entry = self.manifest["shards"][index]
         path = self.folder / entry["file"]
         if index not in self._opened:
@@ -284,22 +284,22 @@ class ScoredSet:
         return table
 
     def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard with its computed columns; of its own columns these, or all, are validated."""
+        """A shard with its computed columns; of the stored columns, `columns` or all are validated."""
         table, before = self._own(index, columns), int(self._sizes[:index].sum())
         for name, column in self._computed.items():
             table = table.append_column(name, column.slice(before, len(table)))
         return table
 
     def _take(self, index: int, places: pa.Array) -> pa.Table:
-        """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
+        """Rows of a shard. If they are few, only their values are validated instead of whole columns."""
         if len(places) * _FEW >= self._sizes[index]:
             return take(self._shard(index), places)
-        own, path = self._own(index, []), self.folder / self.manifest["shards"][index]["file"]
-        # A slice of nested or coded values still has all their children, so these go column by column.
+        stored, path = self._own(index, []), self.folder / self.manifest["shards"][index]["file"]
+        # A slice of nested or dictionary values refers to all children, so these are validated as columns.
         nested = [
-            field.name for field in own.schema if pt.is_nested(field.type) or pt.is_dictionary(field.type)
+            field.name for field in stored.schema if pt.is_nested(field.type) or pt.is_dictionary(field.type)
         ]
-        flat = own.drop_columns(nested)
+        flat = stored.drop_columns(nested)
         with refusing(path, broken(path, _BROKEN)):
             for place in places.to_pylist():
                 flat.slice(place, 1).validate(full=True)

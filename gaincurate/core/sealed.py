@@ -1,8 +1,8 @@
-"""JSON files that only this package writes. Each carries a digest of its content, so it is whole or damaged.
+"""JSON files that only this package writes. Each has a digest of its content, which detects damage.
 
-No reader judges the fields of such a file. A file without a digest, written before files had one, is read
-without the check. Scored sets and rollout sets keep their bytes: their manifests have hashes of the shards.
-Every function raises StorageError where the file system refuses.
+Readers do not check the fields of such a file. A file without a digest, from an older version, is not
+checked. Scored sets and rollout sets have no such files: their manifests have hashes of the shards. Every
+function raises StorageError if the file system refuses.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which columns of a source hold prompts, answers, ids and tools.
 
-A column of text can hold chats, or objects with a chat in them, as JSON: data sets escape in this way from
-the one type that Arrow gives a column. The first rows decide for all; a row that differs is refused.
+A text column can hold chats, or objects with a chat in them, as JSON, because Arrow gives a column one type.
+The first rows decide for the whole column; a row that differs is refused.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def find_columns(
     The tools are `tools` beside the prompt (`responses_create_params.tools`), else the column `tools`.
     `gc_id` is kept as the id where the source has it: ids then outlive a change of the text.
 
-    `first` are some first rows, which decide whether a column of text holds chats, or objects, as JSON. The
-    columns asked for may go into a struct, and `tools` may be "none". Raises `SourceError`, which lists the
-    columns, where one is missing, unclear or of the wrong type.
+    `first` are the first rows, which decide whether a text column holds chats, or objects, as JSON. The given
+    names may reach into a struct, and `tools` may be "none". Raises `SourceError`, which lists the columns,
+    if a column is missing, ambiguous or of the wrong type.
     """
     if not schema.names:
         raise SourceError("no row has a column; give the rows one with the prompt, such as `prompt`.")

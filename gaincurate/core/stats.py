@@ -1,13 +1,13 @@
-"""The statistics that packages share: ranks, correlations with intervals, and what predictions are worth.
+"""Shared statistics: ranks, correlations with intervals, and the quality of predictions.
 
 Intervals need no resampling. A row's influence is the derivative of the statistic by that row's weight,
 times the number of rows. Its mean square over the number of rows is the variance that a bootstrap over rows
 tends to (the infinitesimal jackknife), so a million rows cost one pass.
 
-Rank correlations are taken over all rows or inside strata. Ranks are taken inside each stratum, ties at
-their mean, as fractions of its rows, and centred there. A pooled correlation is Pearson's over these ranks
-of all strata, so a stratum weighs by its rows, and not at all where a column is constant in it. With one
-stratum it is Spearman's. A row's influence includes that it moves the ranks of the others.
+Rank correlations are over all rows or within strata. Ranks are taken within each stratum, with ties at their
+mean, as fractions of its rows, and centred. A pooled correlation is Pearson's over these ranks of all strata,
+so the weight of a stratum is its number of rows, or 0 if a column is constant in it. With one stratum it is
+Spearman's. The influence of a row includes its effect on the ranks of the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Scale = Literal["plain", "fisher", "log"]
 
 LEVEL = 0.95
 LEAST = 10  # rows; fewer have no interval
-DIFFERING = 5  # rows that do not have the commonest value; with fewer, many a resample would have none
+DIFFERING = 5  # rows without the commonest value; with fewer, many resamples would have none
 _LARGEST_EXPONENT = 50.0  # e to it is 5e21, and an interval that wide says nothing
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding
 
@@ -54,8 +54,8 @@ def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
 class Estimate:
     """A statistic over `rows` prompts with its 95 % interval.
 
-    `value` is None where the statistic is not defined (a constant column, fewer than three rows); `low` and
-    `high` are None where no interval can be given (fewer than `LEAST` rows, or `DIFFERING` ones).
+    `value` is None if the statistic is not defined (a constant column, fewer than three rows); `low` and
+    `high` are None if there is no interval (fewer than `LEAST` rows, or `DIFFERING` ones).
     """
 
     value: float | None
@@ -89,7 +89,7 @@ def brier(predicted: Floats, observed: Floats) -> float | None:
 
 
 def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list[Bin]:
-    """Parts of [0, 1] of equal width by what was predicted; those without a prediction are left out."""
+    """A reliability diagram: equal-width bins of the predictions in [0, 1], without empty ones."""
     bins = round(1 / width)
     places, reliabilities = np.minimum((predicted * bins).astype(int), bins - 1), []
     for place in np.unique(places).tolist():
@@ -100,7 +100,10 @@ def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list
 
 
 def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
-    """Correlation of the ranks of two columns given a third; None where it is not defined (see `partial`)."""
+    """The partial rank correlation of two columns given a third; None if undefined (see `partial`).
+
+    It is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)).
+    """
     xy, xz, yz = spearman(first, second), spearman(first, control), spearman(second, control)
     if xy is None or xz is None or yz is None:
         return None
@@ -118,8 +121,8 @@ def estimate(
 ) -> Estimate:
     """A statistic with its interval, by the influence of each row, `[rows]`, with mean 0.
 
-    The interval is symmetric on the scale: "fisher" for correlations, "log" for ratios. `spent` are degrees
-    of freedom that the statistic takes: strata, controls. Fewer rows than `LEAST` have no interval.
+    The interval is symmetric on the scale: "fisher" for correlations, "log" for ratios. `spent` is the number
+    of degrees of freedom that strata and controls use. Fewer rows than `LEAST` have no interval.
     """
     rows = len(influence)
     if value is None or rows < LEAST or rows <= spent:
@@ -143,7 +146,7 @@ def bounds(
     if scale == "log" and value > 0 and reach / value < _LARGEST_EXPONENT:
         return value * math.exp(-reach / value), value * math.exp(reach / value)
     low = value - reach
-    return max(0.0, low) if scale == "log" else low, value + reach  # next to nothing is known of the ratio
+    return max(0.0, low) if scale == "log" else low, value + reach  # too wide for the log scale
 
 
 def student(level: float, freedom: int) -> float:
@@ -165,7 +168,7 @@ def mean(values: Floats, *, level: float = LEVEL) -> Estimate:
 
 
 def differing(values: Floats) -> int:
-    """The number of `[rows]` that do not have the commonest value."""
+    """The number of values, `[rows]`, that differ from the commonest one."""
     return len(values) - int(np.unique(values, return_counts=True)[1].max(initial=0))
 
 
@@ -231,7 +234,7 @@ class Ranked:
         return _centred(parts, self.variances, self.variance, self.strata) / (2 * self.variance)
 
     def moved(self, other: Ranked) -> Floats:
-        """The influence of each row on the mean product with `other`, through the ranks of this column."""
+        """The influence of each row on the mean product with `other`, by its effect on the ranks here."""
         # Rows above gain a whole place, equal ones half. `other` sums to 0 over a stratum, so the sum over
         # what is above is minus the sum up to here, and sums begin at 0 in each stratum.
         sums = np.concatenate([[0.0], np.cumsum(other.scores[self._order])])
@@ -279,14 +282,14 @@ def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> F
 
 
 def _bounded(value: float) -> float:
-    """A correlation without what rounding adds at its ends."""
+    """A correlation with rounding errors near -1 and 1 removed."""
     return math.copysign(1.0, value) if abs(value) > 1 - 1e-12 else value
 
 
 def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | None) -> Correlation | None:
-    """The correlation of the ranks of x and y given z; a constant z takes nothing.
+    """The correlation of the ranks of x and y given z; that of x and y if z is constant.
 
-    None where x and y have none, or where z leaves nothing of one of them.
+    None if x and y have no correlation, or if z determines one of them.
     """
     if xy is None or xz is None or yz is None:
         return xy

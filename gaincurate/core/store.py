@@ -1,7 +1,7 @@
-"""Object stores (s3://, gs://, az://) at the edges: files are copied in before work and out after it.
+"""Object stores (s3://, gs://, az://): files are copied in before the work and out after it.
 
-All work is on local files, because Arrow maps files and a shard is read more than once. Copies are in the
-cache, where nothing is deleted for good: only the user knows which copies are still needed.
+All work is on local files, because Arrow maps files into memory and a shard is read more than once. The
+copies are in the cache and stay there: only the user knows which copies are still needed.
 
 A bucket has no rename, no append and no lock, so a file is put whole under its final name. That is safe
 because two writers of the same file write the same bytes, and because each shard carries the identity of its
@@ -130,14 +130,14 @@ class Bucket:
             return connect(self._place, _PATIENT)
 
     def list(self) -> dict[str, str]:
-        """The files in the folder and in those inside it, each with what changes when the file does."""
+        """All files below the folder, each with its version (entity tag and size)."""
         client = self._client
         with self._refusing("list", self._place):
             objects = [each for chunk in _obstore().list(client) for each in chunk]
         return {each["path"]: f"{each['e_tag']} {each['size']}" for each in objects}
 
     def download(self, name: str, path: Path, version: str) -> None:
-        """Write a file to a local path, whole or not at all; `SourceError` where it has another version."""
+        """Write a file to a local path, whole or not at all; a SourceError if its version differs."""
         client, (tag, _, size) = self._client, version.rpartition(" ")
         start, end = 0, int(size)
         matching = {} if tag == "None" else {"if_match": tag}
@@ -168,7 +168,7 @@ class Bucket:
 
     @contextmanager
     def _refusing(self, what: str, path: Path) -> Iterator[None]:
-        """Turn what the store or the network refused into a sentence without what could be a secret."""
+        """Turn errors of the store or the network into a StorageError without secrets."""
         obstore = _obstore()
         try:
             yield
@@ -197,7 +197,7 @@ class Bucket:
 
 
 def scrubbed(text: str) -> str:
-    """A text without what may be a secret: user names and queries of URLs, values of the environment."""
+    """A text without possible secrets: user names and queries of URLs, values of the environment."""
     text = re.sub(r"//[^/\s@]*@", "//", text)
     return without_secrets(re.sub(r"\?\S+", "", text))
 
@@ -269,10 +269,10 @@ class Mirror:
 
 
 def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
-    """Copy the data files that a URL names; the local file, folder or pattern.
+    """Copy the data files of a URL to the cache; returns the local file, folder or pattern.
 
     The URL is that of a file, a pattern with * or [, or a folder (of files with these suffixes, of
-    `save_to_disk`, or a scored set). Raises `SourceError` where there is no such file, or it changes.
+    `save_to_disk`, or a scored set). Raises `SourceError` if there is no such file, or it changes meanwhile.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))

@@ -1,11 +1,12 @@
 """Conditions over a set's columns, as `--where` takes them: `0.2 < pass_rate < 0.8 and source != 'web'`.
 
-The language is Python's grammar for comparisons. A short list of its nodes is taken, all others are refused,
-and nothing is ever run: whole Arrow columns go through the functions below. `eval` and numexpr run the text
-that they get, DuckDB and Polars are tens of megabytes, and pyarrow's own expressions have no text form.
+The language is Python's grammar for comparisons. Only a short list of its nodes is accepted, and no text is
+executed: the functions below evaluate a condition on whole Arrow columns. `eval` and numexpr execute their
+input, DuckDB and Polars are tens of megabytes, and pyarrow's expressions have no text form.
 
-A null is no value, and so is NaN. A comparison with no value is neither true nor false, as in SQL, and rows
-stay for which the whole condition is true. `x is None` asks for it. Numbers are compared as float64.
+Null and NaN are missing values. A comparison with a missing value is neither true nor false, as in SQL, and
+only rows for which the whole condition is true stay. `x is None` tests for a missing value. Numbers are
+compared as float64.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class _Values:
 
 
 class Condition:
-    """The condition of an option `--where`: which columns it needs, and for which rows it holds.
+    """The condition of an option `--where`: the columns that it needs, and the rows for which it holds.
 
-    Raises `InputError` where it cannot be read, has a part that no condition has, or names no column.
+    Raises `InputError` if the condition cannot be parsed, has an unsupported part, or names no column.
     """
 
     def __init__(self, text: str) -> None:
@@ -87,10 +88,10 @@ class Condition:
             self._refuse("it names no column")
 
     def check(self, there: Iterable[str]) -> None:
-        """Refuse a name that is none of these columns, with names that are near it, or some of those.
+        """Check that all columns of the condition exist.
 
         Raises:
-            InputError: there is one. Says which names are near it, or which there are.
+            InputError: one does not exist; the error has similar names, or some of the columns.
         """
         columns = sorted(there)
         for name in self.names:
@@ -100,9 +101,9 @@ class Condition:
                 self._refuse(f"there is no column {name!r}{hint}")
 
     def holds(self, columns: Mapping[str, pa.ChunkedArray]) -> tuple[Mask, Mask]:
-        """For which rows it is true, `[rows]`, and for which it is neither true nor false, `[rows]`.
+        """The rows for which it is true, and those for which it is neither true nor false, both `[rows]`.
 
-        Raises `InputError` where it compares values of two kinds, or of a kind that has no comparison.
+        Raises `InputError` if it compares values of two kinds, or of a kind without comparison.
         """
         truth = self._truth(self._tree, columns)
         return np.asarray(pc.fill_null(truth, False)), np.asarray(pc.is_null(truth))

@@ -28,7 +28,7 @@ _GROUPS = re.compile(r"(?<=\d)(?:\\[,;: ]|,?\\!|\{,\}|[\u2009\u202f\xa0])(?=\d{3
 _LABEL = re.compile(r"\s*(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Z])\s*\))\s*[:.]?\s*(.*)", re.DOTALL)
 _COLON = re.compile(r"\s*([A-Z])\s*(?::|\.(?=\s)|\s[-\u2013\u2014](?=\s))\s*(.*)", re.DOTALL)
 _AFTER = re.compile(
-    r"(.*\d.*?)(?:\\(?:implies|(?:[Ll]ong)?[Rr]ightarrow)\s*\(?([A-Z])\)?|[\s,]\s*\(([A-Z])\))", re.DOTALL
+    r"(.*\d\D*?)(?:\\(?:implies|(?:[Ll]ong)?[Rr]ightarrow)\s*\(?([A-Z])\)?|[\s,]\s*\(([A-Z])\))", re.DOTALL
 )
 _LETTER = r"[(\[]?\s*+([A-Z]|(?<=[(\[])[a-z]|[a-z](?=\s*(?:[.,]|$)))\s*[)\]]?(?![\w'])"
 _CHOICES = (

@@ -1,9 +1,9 @@
-"""All checks of a set's rows, for people (`search` and `finding`) and for filters (`leave_out`).
+"""All checks of a set's rows, for people (`search` and `summarized`) and for filters (`leave_out`).
 
-A filter drops rows check after check, so that no row is counted twice and no row goes because of a double
-that is gone already.
+A filter drops rows check after check, so no row is counted twice, and no row is dropped as the duplicate of a
+row that was dropped before.
 
-Gold answers cannot be trusted where the verifier refuses them, or where equal questions have different ones.
+Gold answers are not reliable if the verifier rejects them, or if equal questions have different ones.
 Verifiers run in processes of their own, with limits, because a user's verifier may hang or end its process.
 Other golds are no answers: sentinels such as `proof` or `N/A`, and words where values are expected. A word
 may be a sentinel in one set and an answer in another, so the other rows decide: `unknown` is a label beside
@@ -36,7 +36,7 @@ from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.options import CHECKS, HygieneOptions
-from gaincurate.hygiene.rows import CheckResult, Finding, Hit, Json, Mask, asked, batches, ids
+from gaincurate.hygiene.rows import CheckResult, CheckSummary, Hit, Json, Mask, asked, batches, ids
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
@@ -54,7 +54,6 @@ AMONG_VALUES = frozenset([
 ])  # fmt: skip
 """Golds that are no answer where most golds are values."""
 _LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
-_SPACES = re.compile(r"[\s_]+")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
 Kind = Literal["sentinel", "doubtful", "value", "word", "label"]
 """Labels are words such as `yes`, choices, and texts in LaTeX."""
@@ -65,7 +64,7 @@ _WORDS = 0.1
 def search(
     scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
 ) -> list[CheckResult]:
-    """Every row that a check found.
+    """The rows that each check found.
 
     With `dropping`, a row that one check found is gone for those after it, so no row is found twice and none
     stays because its only double was dropped. Without, only near duplicates leave duplicates out.
@@ -81,44 +80,42 @@ def search(
         SourceError: an evaluation set that cannot be read.
     """
     alive, results = np.ones(len(scored), bool), []
+    of_golds: dict[str, CheckResult] = {}
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        results.append(_made(check, scored, alive.copy(), options))
+        judged = check in ("broken-gold", "conflicting-gold")
+        answer = answer_column(scored, options.answer_column, needed=judged)
+        if check == "overlong":
+            result = _overlong(scored, alive, options.max_prompt_tokens or 0)
+        elif check in ("sentinel-gold", "word-gold"):
+            # One pass for both, because rows with a sentinel do not count in the other check.
+            of_golds = of_golds or unusable_golds(scored, alive, answer)
+            result = of_golds[check]
+        elif check == "broken-gold" and answer is not None and options.verifier is not None:
+            result = broken_gold(scored, alive, answer, options.verifier)
+        elif check == "conflicting-gold" and answer is not None:
+            result = conflicting_gold(scored, alive, answer, options.verifier)
+        elif check == "contaminated":
+            index = EvalIndex(options.evals, options.eval_column, options.ngram)
+            result = contaminated(scored, alive, index, options.overlap)
+        elif check == "near-duplicates":
+            result = near_duplicates(scored, alive, options.near, answer)
+        else:
+            result = duplicates(scored, alive, answer)
+        results.append(result)
         if dropping or check == "duplicates":
-            alive[[hit.place for hit in results[-1].hits]] = False
+            alive[[hit.place for hit in result.hits]] = False
     return results
 
 
-def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    """The result of one check."""
-    judged = check in ("broken-gold", "conflicting-gold")
-    answer = answer_column(scored, options.answer_column, needed=judged)
-    if check == "overlong":
-        return _overlong(scored, alive, options.max_prompt_tokens or 0)
-    if check == "contaminated":
-        index = EvalIndex(options.evals, options.eval_column, options.ngram)
-        return contaminated(scored, alive, index, options.overlap)
-    if check == "near-duplicates":
-        return near_duplicates(scored, alive, options.near, answer)
-    if check == "broken-gold" and answer is not None and options.verifier is not None:
-        return broken_gold(scored, alive, answer, options.verifier)
-    if check == "conflicting-gold" and answer is not None:
-        return conflicting_gold(scored, alive, answer, options.verifier)
-    if check in ("sentinel-gold", "word-gold"):
-        return unusable_gold(check, scored, alive, answer)
-    return duplicates(scored, alive, answer)
-
-
-def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
-    """The summary of one check for a report."""
-    hits, texts = result.hits[:examples], dict[int, tuple[str, str]]()
-    if places := [place for hit in hits for place in (hit.place, hit.other) if place is not None]:
-        table = scored.take(places)
-        beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
-        shown = zip(table.column(ID).to_pylist(), beginnings, strict=True)
-        texts = dict(zip(places, shown, strict=True))
-    rows = []
+def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSummary:
+    """The summary of a check for a report, with at most `examples` rows."""
+    hits, rows = result.hits[:examples], list[Json]()
+    places = [place for hit in hits for place in (hit.place, hit.other) if place is not None]
+    table = scored.take(places)
+    beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
+    texts = dict(zip(places, zip(table.column(ID).to_pylist(), beginnings, strict=True), strict=True))
     for hit in hits:
         gc_id, text = texts[hit.place]
         beside = hit.reason
@@ -129,19 +126,19 @@ def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
             beside = f"{hit.reason}: {hit.facts['shared']}"
         rows.append({"gc_id": gc_id, "text": text, "with": beside})
     share = len(result.hits) / len(scored) if len(scored) else 0.0
-    return Finding(result.check, len(result.hits), share, rows, result.note)
+    return CheckSummary(result.check, len(result.hits), share, rows, result.note)
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Which rows stay, and what was found of the others; each of those once."""
+    """The rows that stay, `[rows]`, and the results of the checks that found the others, each row once."""
 
     kept: Mask
     found: list[CheckResult]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows that each check took out."""
+        """The number of rows that each check dropped."""
         return {check.check: len(check.hits) for check in self.found}
 
 
@@ -153,8 +150,7 @@ def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
     """
     stays = np.ones(len(scored), bool)
     left_out = LeftOut(stays, search(scored, options, dropping=True))
-    for check in left_out.found:
-        stays[[hit.place for hit in check.hits]] = False
+    stays[[hit.place for check in left_out.found for hit in check.hits]] = False
     if len(scored) and not stays.any():
         counts = ", ".join(f"{check} {count:,}" for check, count in left_out.counts.items())
         raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")
@@ -177,10 +173,10 @@ def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
 
 def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
     counts = scored.column("gc_prompt_tokens").to_numpy()
+    places = np.flatnonzero(alive & (counts > limit))
     hits = [
         Hit(place, f"{tokens:,} prompt tokens, more than {limit:,}", None, {"tokens": tokens})
-        for place, tokens in enumerate(counts.tolist())
-        if alive[place] and tokens > limit
+        for place, tokens in zip(places.tolist(), counts[places].tolist(), strict=True)
     ]
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
 
@@ -210,13 +206,13 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
 def conflicting_gold(
     scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
 ) -> CheckResult:
-    """Rows that ask the same and have different answers: all of such a group, for who says which is right?
+    """All rows of groups that ask the same and have different answers, because any of them may be right.
 
     Args:
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers.
-        config: of the verifier that says whether two answers are one; without it they must be written alike.
+        config: of the verifier that compares answers; without it, differently written answers differ.
 
     Raises:
         InputError: the verifier cannot be loaded.
@@ -246,7 +242,7 @@ def conflicting_gold(
 
 
 def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: VerifierPool) -> bool:
-    """Whether either answer is right where the other is the gold one."""
+    """Whether the verifier accepts either answer with the other as the gold one."""
     for answered, gold in ((first, second), (second, first)):
         try:
             job = Job(gold_completion(config, answered), gold.answer, gold.row)
@@ -257,12 +253,13 @@ def _equal(first: Prompt, second: Prompt, config: VerifierConfig, pool: Verifier
     return False
 
 
-def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is no answer.
+def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[str, CheckResult]:
+    """Rows whose gold is no answer, for the checks "sentinel-gold" and "word-gold".
+
+    The first finds null, empty golds and sentinels, the second words and phrases if nine of ten golds are
+    values.
 
     Args:
-        check: "sentinel-gold" (null, empty or a sentinel), or "word-gold" (a word or a phrase where nine of
-            ten golds are values).
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
@@ -282,21 +279,24 @@ def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None
                 if kind == "word":
                     reason = f"the gold answer is the text {shown!r}, where most golds are values"
             by_kind[kind].append(Hit(place, reason, None, facts))
-    words, hits = by_kind["word"], by_kind["sentinel"] if check == "sentinel-gold" else []
+    sentinels, words = by_kind["sentinel"], by_kind["word"]
     if values > 1 and len(words) <= max(1, _WORDS * (values + len(words))):
-        hits = [*hits, *(words if check == "word-gold" else by_kind["doubtful"])]
-    return CheckResult(check, sorted(hits, key=lambda hit: hit.place))
+        sentinels = sorted([*sentinels, *by_kind["doubtful"]], key=lambda hit: hit.place)
+    else:
+        words = []
+    hits = {"sentinel-gold": sentinels, "word-gold": words}
+    return {check: CheckResult(check, of_check) for check, of_check in hits.items()}
 
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
 def _kind(texts: tuple[str, ...]) -> Kind:
-    """The kind of a row's gold answers, any of which is right. If their kinds differ, the first counts."""
-    names, text = {_name(text) for text in texts}, texts[0]
-    if names <= ALWAYS:
+    """The kind of a row's accepted gold answers; if their kinds differ, that of the first."""
+    names, text = [_name(text) for text in texts], texts[0]
+    if ALWAYS.issuperset(names):
         return "sentinel"
-    if names <= ALWAYS | AMONG_VALUES:
+    if (ALWAYS | AMONG_VALUES).issuperset(names):
         return "doubtful"
-    if _name(text) in _LABELS:
+    if names[0] in _LABELS:
         return "label"
     if is_words(text):
         return "label" if "\\" in text else "word"
@@ -309,6 +309,7 @@ def _text(gold: Any) -> str:
 
 
 def _name(text: str) -> str:
-    """A gold as it is looked up among sentinels: lower case, single spaces, no brackets or final stop."""
-    bare = _SPACES.sub(" ", _WRAPPED.sub(r"\1", text)).casefold().strip(" $*`\"'()[]{}<>")
+    """A gold in the form of the sentinels: lower case, single spaces, no brackets or final stop."""
+    words = _WRAPPED.sub(r"\1", text).replace("_", " ").split()
+    bare = " ".join(words).casefold().strip(" $*`\"'()[]{}<>")
     return bare if set(bare) <= {".", "?"} else bare.rstrip(" .!")

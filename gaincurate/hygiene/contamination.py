@@ -1,4 +1,4 @@
-"""Rows that hold an evaluation question: they share an n-gram of words with it, or are it as a whole.
+"""Rows that contain an evaluation question: they share an n-gram of words with it, or equal it.
 
 The index is of the evaluation questions and not of the rows, so memory grows with the evaluation sets.
 """
@@ -23,7 +23,7 @@ from gaincurate.scoring.readers.source import open_source
 
 _SHOWN = 60  # words of a shared text
 COMMON = 3
-"""An n-gram of so many different questions of one file is a phrase and not a question."""
+"""An n-gram that so many different questions of one file have is a common phrase."""
 _BITS = 20
 _SHIFT = np.uint64(64 - _BITS)
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
@@ -66,7 +66,7 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
 
 
 def _match(row: str, bare: str, index: EvalIndex) -> tuple[int | None, float, str]:
-    """The question that a row shares most of: its number, the part of its n-grams, what is shared."""
+    """The question that shares the most with a row: its number, the share of its n-grams, a shared text."""
     number = index.whole.get(bare, index.whole.get(row))
     if number is not None:
         return number, 1.0, index.items[number].text
@@ -84,7 +84,7 @@ def _match(row: str, bare: str, index: EvalIndex) -> tuple[int | None, float, st
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question: its file, its row there from 0, its text, and its n-grams that tell it from others."""
+    """One question: its file, its row there from 0, its text, and its n-grams without common phrases."""
 
     file: str
     row: int
@@ -98,7 +98,7 @@ class EvalIndex:
     Args:
         files: whatever `gaincurate score` reads.
         column: the column with the question; by default found as `score` finds its prompt.
-        ngram: words in an n-gram; memory is so many times the questions'.
+        ngram: words in an n-gram; memory grows with `ngram` times the size of the questions.
 
     Raises:
         SourceError: a file cannot be read, or it is unclear where its questions are.
@@ -115,7 +115,7 @@ class EvalIndex:
             by_file[file].add(bare)
         self.whole |= numbers
         common = set[str]()
-        # File by file: what three files have, each with a word changed, is a question and no phrase.
+        # File by file, because an n-gram in several files is the same question with a changed word.
         for questions in by_file.values():
             counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
             common |= {gram for gram, count in counts.items() if count >= COMMON}
@@ -133,7 +133,7 @@ class EvalIndex:
         self._maybe[self._gram_hashes >> _SHIFT] = True
 
     def candidates(self, rows: Words, begins: Ints, ends: Ints) -> Ints:
-        """Rows that by their hashes have an n-gram of the index or are a question of it, ascending.
+        """The rows whose hashes match an n-gram or a whole question of the index, ascending.
 
         `begins` and `ends` say where the words of each row begin and end without its template, `[rows]`.
         """
@@ -179,5 +179,5 @@ def _texts(file: str, column: str | None) -> Iterator[str]:
         raise SourceError(f"--eval {file}: {error}".replace("--prompt-column", "--eval-column")) from error
     for batch in source.batches():
         for chat in columns.chats(pa.Table.from_batches([batch])):
-            # A row without a question has nothing that could have leaked.
+            # A row without a question cannot have leaked.
             yield joined(chat.messages) if isinstance(chat, Chat) else ""

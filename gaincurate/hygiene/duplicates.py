@@ -3,10 +3,10 @@
 The same means equal messages except for white space, upper case, how Unicode composes characters and which of
 its spellings LaTeX has. Rows are compared by hash, so memory is 8 bytes per row.
 
-Nearly the same goes by the Jaccard index of two prompts' token triples, where both have the same numbers in
-the same order: the same words with other numbers are another problem. MinHash finds candidates, and the index
-itself is computed for each of them, so no row is found by chance. Rows are taken in file order and compared
-with the rows that stay: none is found because of a row that is found too.
+Near duplicates have a high Jaccard index (shared over all) of their sets of token triples, and the same
+numbers in the same order: the same words with other numbers are another problem. MinHash finds candidates,
+and the exact index is computed for each of them, so there are no false positives. Rows are compared in file
+order with the rows that stay, so no row is found because of a row that is found itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.rows import CheckResult, Hit, Ints, Json, Mask, asked, batches, read, sample
-from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
+from gaincurate.hygiene.words import Hashes, Runs, Template, Words, among, mixed, normal
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
@@ -40,7 +40,7 @@ _HASHES = 64
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A row, the first one that asks the same, and whether their exact texts and their answers are equal."""
+    """A repeated row: the first row that asks the same, and whether their texts and answers are equal."""
 
     place: int
     head: int
@@ -49,7 +49,7 @@ class Repeat:
 
 
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
+    """Rows whose messages an earlier row has, whatever their answers; groups with several are reported.
 
     Args:
         scored: the set.
@@ -66,9 +66,9 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResul
 
 
 def repeats(scored: ScoredSet, alive: Mask, answer: str | None) -> list[Repeat]:
-    """Every row that asks what an earlier row asks, in the order of the set.
+    """Every row that asks the same as an earlier row, in the order of the set.
 
-    All rows are read for a hash of what they ask, and those that share one are read again.
+    All rows are read once for a hash of their question, and rows with equal hashes a second time.
     """
     hashes = (hash(alike) for _, table in batches(scored, alive) for alike in _alike(read(scored, table)))
     keys = np.fromiter(hashes, np.int64, int(alive.sum())).view(np.uint64)
@@ -110,7 +110,7 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
 
 
 def _groups(heads: Iterable[int]) -> str:
-    """How many groups there are by the first rows of those that are not the first."""
+    """The number of groups and the size of the largest, from the first row of each repeated row."""
     counts = Counter(heads)
     return f"{len(counts):,} groups, the largest of {max(counts.values(), default=0) + 1:,} rows"
 
@@ -125,7 +125,7 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
         scored: the set.
         alive: `[rows]`, which rows to look at.
         threshold: the least Jaccard index, from 0.3 to 1.
-        answer: the column with the gold answers, where there is one: it is reported whether they are equal.
+        answer: the column with the gold answers, if there is one, to report whether they are equal.
 
     Raises:
         InputError: a threshold out of range.
@@ -185,7 +185,7 @@ def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
     """The Jaccard index of a set with each of others, `[others]`; all are sorted and without doubles."""
     sizes = np.array([len(other) for other in others], np.int64)
     flat = np.concatenate([one[:0], *others])
-    there = one[np.minimum(np.searchsorted(one, flat), len(one) - 1)] == flat
+    there = among(flat, one)
     shared = np.bincount(np.repeat(np.arange(len(others)), sizes)[there], minlength=len(others))
     return shared / (len(one) + sizes - shared)
 
@@ -193,7 +193,7 @@ def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
 def bands(threshold: float) -> tuple[int, int]:
     """The fewest bands, and the most MinHash values in each, that find a pair at the threshold with `RECALL`.
 
-    Bands of more values have fewer candidates that are not alike; at most `_HASHES` values are computed.
+    A pair of index t shares a key of b bands of r values with probability 1 - (1 - t^r)^b; b r <= `_HASHES`.
     """
     for size in range(_HASHES, 0, -1):
         missed = math.log1p(-(threshold**size)) if threshold < 1 else -math.inf

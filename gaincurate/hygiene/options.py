@@ -1,7 +1,7 @@
 """The checks of rows, and the options that `hygiene` and `export --drop` share.
 
-An option of a check that is not made is refused: whoever gave it expects that check. This module loads no
-numpy, because the help of both commands reads it.
+An option of a check that does not run is refused, because its user expects that check. This module does not
+import numpy, because the help of both commands imports it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ CHECKS = (
     "overlong", "sentinel-gold", "word-gold", "broken-gold", "conflicting-gold", "contaminated", "duplicates",
     "near-duplicates",
 )  # fmt: skip
-"""All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
-THRESHOLD = 0.8
-NGRAM = 13
+"""All checks, in the order in which they drop rows: checks of single rows come first."""
 _NEEDED = {
     "max_prompt_tokens": ("--max-prompt-tokens", "N, the trainer's limit", ("overlong",)),
     "verifier": ("--verifier", "NAME", ("broken-gold", "conflicting-gold")),
     "evals": ("--eval", "FILE", ("contaminated",)),
 }
-"""What some checks need: the option, its value, and the checks, of which only the first cannot do without."""
+"""The options that checks need: option, value, and its checks, of which only the first requires it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,13 @@ class HygieneOptions:
     """
 
     checks: tuple[str, ...] | None = None
-    near: float = THRESHOLD
+    near: float = 0.8
     max_prompt_tokens: int | None = None
     verifier: VerifierConfig | None = None
     answer_column: str | None = None
     evals: tuple[str, ...] = ()
     eval_column: str | None = None
-    ngram: int = NGRAM
+    ngram: int = 13
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
@@ -85,7 +83,7 @@ _OPTION, _NAME = Option(panel=PANEL), Option(panel=PANEL, metavar="NAME")
 
 
 class HygieneConfig(BaseModel):
-    """The options of every command that examines rows; None is one that was not given.
+    """The options of every command that checks rows; None means not given.
 
     Options:
         max_prompt_tokens: Overlong: the trainer's limit.
@@ -112,7 +110,7 @@ class HygieneConfig(BaseModel):
     overlap: Annotated[float | None, Field(ge=0, le=1), _OPTION] = None
 
     def options(self, checks: str | None) -> HygieneOptions:
-        """The checks by their names with commas between them; what does not go together is refused."""
+        """The options of the checks in a comma-separated list; an InputError for incompatible options."""
         from gaincurate.difficulty.config import VerifierConfig
 
         given = self.model_dump(exclude_none=True) | {"evals": tuple(self.evals)}

@@ -1,7 +1,7 @@
 """A set's prompts as messages, in batches, and how a check reports rows.
 
-A hit stands for one row, also where it names another that it collides with. So what is dropped and what is
-listed are the same rows.
+A hit stands for one row, even if it names another row that it collides with. So the listed rows are the
+dropped rows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SAMPLE = 2000
 class Hit:
     """One row that a check found.
 
-    `place` is the row's in the set and `other` that of the row which it collides with, where there is one.
-    `reason` says why in words, `facts` the same for programs.
+    `place` is the index of the row in the set, `other` that of the row that it collides with, if there is
+    one. `reason` is for people, `facts` has the same for programs.
     """
 
     place: int
@@ -51,11 +51,11 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One check for a report: plain values.
+class CheckSummary:
+    """The summary of a check for a report, as plain values.
 
-    `rows` is how many rows it found and `share` their part of the set. `examples` are a few rows, each
-    {"gc_id", "text", "with"}: the prompt's beginning, and what it collides with or why it was found.
+    `rows` is the number of rows found and `share` their share of the set. `examples` are a few of them, each
+    {"gc_id", "text", "with"}: the beginning of the prompt, and the row that it collides with or the reason.
     """
 
     check: str
@@ -80,14 +80,14 @@ def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
 
 
 def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
-    """The messages of a table's rows; one without any is an OutputError, as the set's identity is wrong."""
+    """The messages of a table's rows; an OutputError for a row without messages."""
     if (texts := _texts(scored, table)) is not None:
         return [[{"role": "user", "content": text}] for text in texts]
     return prompts_of(table, scored.identity, bare=True)
 
 
 def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
-    """The question of each row of a table, see `read`: all messages except the system message, joined.
+    """The question of each row of a table: the texts of all messages but the system message, joined.
 
     Raises:
         OutputError: see `read`.
@@ -98,12 +98,12 @@ def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
 
 
 def joined(messages: Sequence[Message]) -> str:
-    """The texts of all messages but the system's, one below the other."""
+    """The texts of all messages but the system message, one per line."""
     return "\n".join(m["content"] or "" for m in messages if m["role"] != "system")
 
 
 def _texts(scored: ScoredSet, table: pa.Table) -> list[Any] | None:
-    """The prompts of a set whose prompts are texts, each one user message."""
+    """The prompts of a set whose prompts are texts (each one user message); None for any other set."""
     source = scored.identity["source"]
     name = str(source["prompt_column"])
     chats = source.get("chat_text") or name == "messages"

@@ -1,10 +1,10 @@
 """Texts as they are compared: normalised, and as hashed words without a template.
 
-Texts are normalised by NFC and not by NFKC, because NFKC makes the exponent of 2³ a digit, 23. Of LaTeX
-only those spellings are made one in which copies of a question differ. No formula is understood.
+Texts are normalised by NFC and not by NFKC, because NFKC turns 2³ into 23. Of LaTeX, only the spellings in
+which copies of a question differ are unified. Formulas are not parsed.
 
-A batch of texts is normalised and split at once in numpy, which takes a fifth of the time that a loop over
-texts does. So words are hashes of 64 bits, and whoever reports one compares its text.
+A batch of texts is normalised and split at once in numpy, which takes a fifth of the time of a loop over
+texts. So words are hashes of 64 bits, and a check that reports a match compares the texts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPELLINGS = {
 _COMMAND = re.compile(rf"\\({'|'.join(_SPELLINGS)})(?![a-z])")
 _SIZES = re.compile(r"\\(?:left|right|bigg?[lrm]?)\s*(?:(\.)|(?=[()\[\]{}|\\/<>]))")
 # Lookbehinds stand after the sign that they look behind, because a search for that sign is fast.
-_FORMULA = re.compile(r"\$(?<!\\\$)\$?|\\(?<!\\\\)[()\[\]]")
+_BRACKETS = re.compile(r"\\(?<!\\\\)[()\[\]]")
 _SPACES = re.compile(r"\\(?<!\\\\)(?:(!)|[,;:\s])")
 _ARGUMENT = r"\s*(?:(\d)|\{([^{}\0]*)\})"  # of one text: a NUL ends it
 _FRACTION = re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}")
@@ -57,7 +57,7 @@ def normal(texts: Sequence[str]) -> list[str]:
 
 
 def _folded(texts: Sequence[str]) -> str:
-    """All texts as one, with white space as it is and a NUL between each two."""
+    """All texts as one, folded, with unchanged white space and a NUL between each two."""
     folded = "\0".join(map(_lower, texts))
     return _one_spelling(folded) if "\\" in folded or "$" in folded else folded
 
@@ -74,7 +74,9 @@ def _one_spelling(text: str) -> str:
     r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, whichever of their spellings it has."""
     text = _COMMAND.sub(lambda match: _SPELLINGS[match[1]], text)
     text = _SIZES.sub(lambda match: " " if match[1] else "", text)
-    text = _SPACES.sub(lambda match: "" if match[1] else " ", _FORMULA.sub(" $ ", text))
+    parts = text.split(r"\$")  # an escaped dollar is no border of a formula
+    text = r"\$".join(part.replace("$$", "$").replace("$", " $ ") for part in parts)
+    text = _SPACES.sub(lambda match: "" if match[1] else " ", _BRACKETS.sub(" $ ", text))
     return _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
 
 
@@ -112,7 +114,7 @@ def _powers(base: np.uint64, bits: int) -> Hashes:
 
 
 def among(values: Hashes, some: Hashes) -> Mask:
-    """Which values are among some others, which are sorted."""
+    """Whether each of `values` is in the sorted array `some`, `[values]`."""
     if not len(some):
         return np.zeros(len(values), bool)
     here: Mask = some[np.minimum(np.searchsorted(some, values), len(some) - 1)] == values
@@ -151,8 +153,7 @@ class Words:
                 runs = Runs(points[begins[0] : ends[-1]].astype(np.uint64))
                 self.hashes[first:last] = runs.of(begins - begins[0], ends - begins[0])
         self.runs = Runs(self.hashes)
-        self.numbers = np.zeros(len(self.hashes), bool)
-        self.numbers[np.searchsorted(self._begins, np.flatnonzero(kinds == _DIGIT), "right") - 1] = True
+        self.numbers: Mask = np.maximum.reduceat(kinds, self._begins) == _DIGIT  # the highest kind
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -165,7 +166,7 @@ class Words:
 
 def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
     """The kind of each character; an underscore separates as a space does."""
-    kinds: npt.NDArray[np.uint8] = _KINDS[points]
+    kinds: npt.NDArray[np.uint8] = _KINDS.take(points)
     for point in np.unique(points[kinds == _UNSEEN]).tolist():
         letter = chr(point)
         if _CJK.match(letter):
@@ -180,10 +181,10 @@ def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
 
 
 class Template:
-    """Words with which so many prompts begin or end that they are instructions and no question.
+    """Instructions: words with which so many prompts begin or end that they are no part of the question.
 
-    An end counts that at least a tenth of the rows have, and `least` rows, of four words or more. Nothing is
-    taken off a prompt that would be empty without it.
+    It has four words or more, and at least a tenth of the rows and `least` rows begin or end with it. It is
+    not removed from a prompt that has no other words.
 
     Args:
         rows: a sample.
@@ -203,14 +204,14 @@ class Template:
 
 
 def _ends(rows: Words, chosen: Ints, depth: int, *, back: bool) -> tuple[Ints, Hashes]:
-    """Of the chosen rows those that have so many words, and their first or last ones as a hash."""
+    """The chosen rows of at least `depth` words, and a hash of the first or last `depth` words of each."""
     chosen = chosen[rows.starts[chosen + 1] - rows.starts[chosen] >= depth]
     begins = rows.starts[chosen + 1] - depth if back else rows.starts[chosen]
     return chosen, rows.runs.of(begins, begins + depth)
 
 
 def _common(rows: Words, least: float, *, back: bool) -> Hashes:
-    """Every end that enough rows have."""
+    """The hashes of all ends that at least `least` rows share, sorted."""
     common, chosen = list[Hashes](), np.arange(len(rows))
     for depth in range(1, _LONGEST + 1):
         chosen, hashes = _ends(rows, chosen, depth, back=back)
@@ -223,7 +224,7 @@ def _common(rows: Words, least: float, *, back: bool) -> Hashes:
 
 
 def _depths(rows: Words, common: Hashes, *, back: bool) -> Ints:
-    """How many words of a template each row has at that end, `[rows]`."""
+    """The number of template words at that end of each row, `[rows]`."""
     depths, chosen, depth = np.zeros(len(rows), np.int64), np.arange(len(rows)), 0
     while len(chosen) and len(common):
         depth += 1

@@ -30,7 +30,7 @@ from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, pooled
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
-from gaincurate.hygiene.checks import finding, search
+from gaincurate.hygiene.checks import search, summarized
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.document import FORMAT, ROUND, About, ColumnInfo, Document, GroupRate, Outcome, Scatter
 from gaincurate.report.relations import Pair, relate
@@ -122,7 +122,9 @@ def report(
         relations=relations,
         lifts=lifts,
         outcomes=[each.outcome for each in observed],
-        hygiene=[finding(scored, hits, EXAMPLES) for hits in search(scored, HygieneOptions(("duplicates",)))],
+        hygiene=[
+            summarized(scored, result, EXAMPLES) for result in search(scored, HygieneOptions(("duplicates",)))
+        ],
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
     )

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
-from gaincurate.hygiene.rows import Finding
+from gaincurate.hygiene.rows import CheckSummary
 
 FORMAT = 2
 
@@ -99,7 +99,7 @@ class Document:
     relations: list[Relation]  # each signal with each target (difficulty, pass-rate and learnability columns)
     lifts: list[Lift]  # the ends and the middle of each signal, and of length, for each learnability column
     outcomes: list[Outcome]  # observed pass rates
-    hygiene: list[Finding]  # duplicate rows, with a few examples
+    hygiene: list[CheckSummary]  # duplicate rows, with a few examples
     run: Json | None
     """A run over the set, None where none was given: facts of `gaincurate schedule status --json` under their
     names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`."""

@@ -26,7 +26,7 @@ from gaincurate.core.files import reading
 from gaincurate.core.foreign import json_file
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError, read_error, storage_error
+from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.run import Run
@@ -161,7 +161,7 @@ def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
                     of_step.append(checkpoint)
             except OSError as error:
                 if path.is_dir():
-                    raise read_error(path, error) from error
+                    raise storage_error(path, error, "read") from error
         yield from sorted(of_step, key=lambda each: (not each.usable, each.only_resumed, str(each.path)))
 
 

@@ -85,6 +85,12 @@ def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str,
     assert not (tmp_path / "set").exists()
 
 
+def test_a_file_that_is_not_there_is_refused_as_input(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    result = run("score", "data.jsonl", "--model", "demo", "--out", tmp_path / "set", "--config", path)
+    assert (result.exit_code, result.stderr) == (2, f"error: --config {path} does not exist.\n")
+
+
 def test_a_run_is_opened_by_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     places = {"scored": str(runs.some_set(tmp_path / "set")), "run": str(tmp_path / "run")}

@@ -193,6 +193,9 @@ def test_what_a_file_lacks_is_said_as_it_stands_there(tmp_path: Path) -> None:
     path.write_text("scored = ")
     with pytest.raises(InputError, match=r"c.toml is no TOML: Invalid value"):
         read_comparison(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"c.toml does not exist\."):
+        read_comparison(path)
 
 
 @pytest.mark.parametrize("kind", ["Comparison", "Arm", "ReplayArm", "Evaluation", "Tune"])

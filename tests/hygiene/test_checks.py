@@ -9,7 +9,7 @@ import pytest
 
 from gaincurate.core.files import write_lines
 from gaincurate.errors import InputError
-from gaincurate.hygiene.checks import finding, leave_out, lines, search
+from gaincurate.hygiene.checks import leave_out, lines, search, summarized
 from gaincurate.hygiene.options import CHECKS, HygieneConfig, HygieneOptions
 from questions import EXACT, LONG, asking, left, one_of_each
 
@@ -17,7 +17,7 @@ from questions import EXACT, LONG, asking, left, one_of_each
 def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
     scored, options = one_of_each(tmp_path)
     asked: list[str] = []
-    told = [finding(scored, one, 5) for one in search(scored, options, tell=asked.append)]
+    told = [summarized(scored, one, 5) for one in search(scored, options, tell=asked.append)]
     same = "the same messages except for white space, case, Unicode form or LaTeX spelling"
     expected = {
         "overlong": {"long": "52 prompt tokens, more than 40"},

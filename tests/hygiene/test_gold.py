@@ -7,7 +7,7 @@ import pytest
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import VerifierConfig
-from gaincurate.hygiene.checks import broken_gold, conflicting_gold, unusable_gold
+from gaincurate.hygiene.checks import broken_gold, conflicting_gold, unusable_golds
 from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
@@ -69,5 +69,6 @@ def test_golds_that_are_no_answers(
 ) -> None:
     scored = asking(tmp_path / "set", [f"question {place}?" for place in range(len(golds))], golds)
     alive = np.ones(len(scored), bool)
-    for check, expected in (("sentinel-gold", sentinels), ("word-gold", words)):
-        assert [hit.place for hit in unusable_gold(check, scored, alive, "answer").hits] == expected
+    for check, result in unusable_golds(scored, alive, "answer").items():
+        expected = {"sentinel-gold": sentinels, "word-gold": words}[check]
+        assert [hit.place for hit in result.hits] == expected

@@ -33,7 +33,7 @@ from gaincurate.core.arrow import (
     validate,
 )
 from gaincurate.core.foreign import LONGEST_LINE, json_value
-from gaincurate.errors import SourceError, read_error
+from gaincurate.errors import SourceError, storage_error
 
 BATCH_ROWS = 1024
 Row = dict[str, Any]
@@ -133,7 +133,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise refused(path, f" is no readable gzip file: {one_line(error)}.") from error
     except OSError as error:
-        raise read_error(path, error) from error
+        raise storage_error(path, error, "read") from error
 
 
 def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:

@@ -23,7 +23,7 @@ from gaincurate.core.artifact import MANIFEST, Artifact
 from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, fetch_data, located
-from gaincurate.errors import SourceError, read_error
+from gaincurate.errors import SourceError, storage_error
 from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, refused, unreadable_as
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
@@ -118,7 +118,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
             paths = _folder(path, split) if path.is_dir() else _named(name, split)
             readers, fingerprint = tuple(map(open_file, paths)), digest_files(paths)
     except OSError as error:
-        raise read_error(Path(error.filename or name), error) from error
+        raise storage_error(Path(error.filename or name), error, "read") from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise refused(data, " holds no rows.")
