@@ -43,7 +43,7 @@ class Counts:
     tokens_trained: int = 0
 
 
-class Plan(NamedTuple):
+class ReplayPlan(NamedTuple):
     """The batch of a step: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
 
     fresh_groups: int
@@ -72,7 +72,7 @@ class ReplayBuffer:
         self.config = config
         self.counts = Counts()
         self.step = self.policy_version = -1
-        self.last_plan = Plan(0, ())
+        self.last_plan = ReplayPlan(0, ())
         self._groups: deque[RolloutGroup] = deque(maxlen=config.capacity)
         self._seen: set[Key] = set()
 
@@ -89,7 +89,7 @@ class ReplayBuffer:
         """Bytes of the groups in it and of those of the last plan that have left."""
         return sum({id(group): group.nbytes for group in (*self._groups, *self.last_plan.replayed)}.values())
 
-    def plan(self, step: int, policy_version: int | None = None) -> Plan:
+    def plan(self, step: int, policy_version: int | None = None) -> ReplayPlan:
         """Plan the groups that a step generates and replays; call it before generation.
 
         Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
@@ -127,7 +127,7 @@ class ReplayBuffer:
         counts.waiting = 0 if replayed else counts.waiting + 1
         counts.tokens_trained += sum(group.tokens for group in replayed)
         self.step, self.policy_version, self._seen = step, version, set()
-        self.last_plan = Plan(sizes.batch_groups - len(replayed), replayed)
+        self.last_plan = ReplayPlan(sizes.batch_groups - len(replayed), replayed)
         return self.last_plan
 
     def _too_old(self, group: RolloutGroup, version: int) -> bool:
@@ -229,6 +229,8 @@ class ReplayBuffer:
         groups = decode(state["groups"], "the replay buffer's state")
         self._groups = deque(groups[: state["held"]], self.config.capacity)
         self.counts = Counts(**state["counts"])
-        self.last_plan = Plan(state["fresh_groups"], tuple(groups[place] for place in state["replayed"]))
+        self.last_plan = ReplayPlan(
+            state["fresh_groups"], tuple(groups[place] for place in state["replayed"])
+        )
         self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
         self.step, self.policy_version = state["step"], state["policy_version"]

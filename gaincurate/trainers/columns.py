@@ -54,7 +54,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ExportColumn:
     """A column of a view: its type, its values for some rows, and the source column that it replaces."""
 
     type: pa.DataType
@@ -67,7 +67,7 @@ class Column:
         return values if isinstance(values, pa.ChunkedArray) else pa.array(values, self.type)
 
 
-class View:
+class ExportView:
     """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
 
     `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them. Raises
@@ -100,7 +100,7 @@ class View:
         judged = self.same(profile.judge, options.data_source)
         self.columns = profile.columns(self) | judged | {ID: self.ids()}
         if sizes is not None and profile.group_size is not None:
-            of_rows = Column(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
+            of_rows = ExportColumn(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.columns[profile.group_size] = of_rows
         # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
         null_unasked = self._writes_answers and options.id_in_answer is not True
@@ -240,23 +240,23 @@ class View:
 
     # Columns by kind.
 
-    def messages(self) -> Column:
+    def messages(self) -> ExportColumn:
         """Whole chat messages, a list of {role, content}."""
-        return Column(self._chat, lambda rows: rows.messages, self._prompt)
+        return ExportColumn(self._chat, lambda rows: rows.messages, self._prompt)
 
-    def messages_json(self) -> Column:
+    def messages_json(self) -> ExportColumn:
         """The same as the text of a JSON list."""
-        return Column(pa.string(), lambda rows: list(map(json_text, rows.messages)), self._prompt)
+        return ExportColumn(pa.string(), lambda rows: list(map(json_text, rows.messages)), self._prompt)
 
-    def after_system(self) -> Column:
+    def after_system(self) -> ExportColumn:
         """The messages after a system message, for trainers that want that one apart."""
-        return Column(self._chat, lambda rows: [_split(m)[1] for m in rows.messages], self._prompt)
+        return ExportColumn(self._chat, lambda rows: [_split(m)[1] for m in rows.messages], self._prompt)
 
-    def system_text(self) -> Column:
+    def system_text(self) -> ExportColumn:
         """The system message; null where there is none."""
-        return Column(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
+        return ExportColumn(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
 
-    def question(self) -> Column:
+    def question(self) -> ExportColumn:
         """The one user message as text; its system message, the same for all rows, goes to `system`.
 
         `launch` has to set that one from `view.system`, or say in a hint that it is left out.
@@ -281,20 +281,22 @@ class View:
             self.system, self._has_questions = system, True
             return rest[0]["content"]
 
-        return Column(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
+        return ExportColumn(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
 
-    def row_tools(self) -> Column:
+    def row_tools(self) -> ExportColumn:
         """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
         kind = column_type(self.source, self.tools or "")
         if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self._prompt.endswith(".input"):
-            return Column(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
-        return Column(pa.string(), lambda rows: [json_text(tools or []) for tools in rows.tools], self.tools)
+            return ExportColumn(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
+        return ExportColumn(
+            pa.string(), lambda rows: [json_text(tools or []) for tools in rows.tools], self.tools
+        )
 
-    def ids(self) -> Column:
+    def ids(self) -> ExportColumn:
         """The ids."""
-        return Column(pa.string(), lambda rows: rows.ids)
+        return ExportColumn(pa.string(), lambda rows: rows.ids)
 
-    def places(self, field: str | None = None) -> Column:
+    def places(self, field: str | None = None) -> ExportColumn:
         """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
         try:
             kind = column_type(self.source, field or "")
@@ -308,9 +310,9 @@ class View:
             given = column_values(rows.table, field) if field else [None] * len(places)
             return [place if value is None else value for value, place in zip(given, places, strict=True)]
 
-        return Column(kind, values, field)
+        return ExportColumn(kind, values, field)
 
-    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> Column:
+    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> ExportColumn:
         """The answer for scorers that compare text: numbers are text, and with `as_text` lists and structs.
 
         A whole number has no decimal point, because pandas turns integers into floats where a column has
@@ -331,26 +333,30 @@ class View:
                 return answers
             return [json_text({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
 
-        return Column(pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer)
+        return ExportColumn(
+            pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer
+        )
 
     @property
     def has_answer(self) -> bool:
         """Whether the view has an answer to write."""
         return self.answer is not None or self.id_in_answer
 
-    def answers(self, name: str, *, as_text: bool = False) -> dict[str, Column]:
+    def answers(self, name: str, *, as_text: bool = False) -> dict[str, ExportColumn]:
         """`gold` under a name, if the view has an answer to write."""
         return {name: self.gold(as_text=as_text)} if self.has_answer else {}
 
-    def same(self, name: str | None, text: str | None) -> dict[str, Column]:
+    def same(self, name: str | None, text: str | None) -> dict[str, ExportColumn]:
         """A column with one text for every row; without a text the source's column of that name, if any."""
         if name is None or (text is None and name not in self.source.names):
             return {}
         if text is not None:
-            return {name: Column(pa.string(), lambda rows: [text] * len(rows.ids))}
-        return {name: Column(self.source.field(name).type, lambda rows: rows.table.column(name), name)}
+            return {name: ExportColumn(pa.string(), lambda rows: [text] * len(rows.ids))}
+        return {name: ExportColumn(self.source.field(name).type, lambda rows: rows.table.column(name), name)}
 
-    def struct(self, name: str, ours: Mapping[str, Column], defaults: Mapping[str, str] = {}) -> Column:
+    def struct(
+        self, name: str, ours: Mapping[str, ExportColumn], defaults: Mapping[str, str] = {}
+    ) -> ExportColumn:
         """A struct with these fields, in the source's struct of that name where it has one.
 
         A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
@@ -375,7 +381,7 @@ class View:
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
 
-        return Column(pa.struct(list(types.items())), values, name if before else None)
+        return ExportColumn(pa.struct(list(types.items())), values, name if before else None)
 
 
 def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:

@@ -30,7 +30,7 @@ from gaincurate.hygiene.checks import LeftOut, leave_out, lines
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.context import matching
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
-from gaincurate.trainers.columns import View, ViewOptions
+from gaincurate.trainers.columns import ExportView, ViewOptions
 from gaincurate.trainers.profile import Launch, Profile, profile_of, system_file
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class Exported:
     `dropped` counts the rows that each check left out, and `dropped_file` lists them.
     """
 
-    view: View
+    view: ExportView
     rows: int
     facts: dict[str, Any]
     launch: Launch
@@ -124,7 +124,7 @@ def export(
         "options": asdict(options),
         "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
     }
-    view = View(profile, scored, options, sizes)
+    view = ExportView(profile, scored, options, sizes)
     _write(view, _tables(scored, rows, pick.limit), out, facts)
     dropped = {} if left_out is None else left_out.counts
     if left_out is not None and listed is not None:
@@ -194,7 +194,7 @@ def _chosen(
     return left
 
 
-def _write(view: View, tables: Iterable[pa.Table], out: Path, facts: dict[str, Any]) -> None:
+def _write(view: ExportView, tables: Iterable[pa.Table], out: Path, facts: dict[str, Any]) -> None:
     schema = view.schema.with_metadata({b"gaincurate": json.dumps(facts, ensure_ascii=False).encode()})
     make_folder(out.parent)
     is_parquet = out.suffix == ".parquet"

@@ -18,7 +18,7 @@ from typing import Any
 from gaincurate.core.foreign import read_text
 from gaincurate.core.options import near
 from gaincurate.errors import InputError
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor.findings import Rule, Style
 from gaincurate.trainers.names import TRAINERS as TRAINERS
 from gaincurate.trainers.names import folder_of, with_part
@@ -101,8 +101,8 @@ class Profile:
 
     name: str  # as on the command line; its folder has `_` for `-`
     version: str  # what was read
-    columns: Callable[[View], dict[str, Column]]
-    launch: Callable[[Path, View], Launch]
+    columns: Callable[[ExportView], dict[str, ExportColumn]]
+    launch: Callable[[Path, ExportView], Launch]
     rendering: Rendering = Rendering()
     reserved: frozenset[str] = frozenset()  # columns that have a meaning of their own or are overwritten
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")  # the files that it reads and that are written here

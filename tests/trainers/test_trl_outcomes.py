@@ -17,11 +17,11 @@ import trl.trainer.utils
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.trl import rewards
-from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.batching import BatchShape
 from gaincurate.trainers.trl.checks import unheard
 from gaincurate.trainers.trl.rewards import Tap
 
-SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
+SHAPE = BatchShape(prompts=3, group=4, repeats=1, accumulation=1)
 
 
 def trainer(*functions: Any, weights: list[float] | None = None) -> Any:
@@ -42,7 +42,7 @@ def short(completions: list[str], **columns: Any) -> list[Any]:
 
 
 def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
-    shape = Shape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
+    shape = BatchShape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
     return Tap(made, shape, **({"outcome": None, "correct": None} | options))
 
 

@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Context:
+class RuleContext:
     """The facts that a rule may use beside the settings; the numbers are None without a run."""
 
     mode: Mode = "segment"
@@ -85,17 +85,17 @@ class Context:
         return int(self.budget // prompts)
 
 
-def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
+def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> RuleContext:
     """The context that a run's options give; `more` are other fields of it."""
     reader, every = "", 0
     if config.observes_with_checkpoint:
         reader, every = "--rollout without a server", 1
     elif config.rescore.what != "off" and config.rescore.every < config.rounds:
         reader, every = f"--rescore {config.rescore.what}", config.rescore.every
-    return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
+    return RuleContext(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 
 
-Rule = Callable[[Settings, Context], Iterator[Finding]]
+Rule = Callable[[Settings, RuleContext], Iterator[Finding]]
 _FACTS: dict[str, dict[str, dict[str, Any]]] = json_file(Path(__file__).parent.with_name("defaults.json"))
 """By trainer, the facts that `tests/trainer_defaults.py` reads from the trainers' sources."""
 
@@ -105,7 +105,7 @@ def defaults_of(trainer: str) -> dict[str, Any]:
     return _FACTS[trainer]["defaults"]
 
 
-def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
+def ask(rules: Iterable[Rule], settings: Settings, context: RuleContext) -> tuple[list[Finding], list[str]]:
     """The findings of rules, in their order, and a sentence for each value that could not be judged."""
     findings: list[Finding] = []
     unknown: list[str] = []

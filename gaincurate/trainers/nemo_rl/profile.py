@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, never, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, system_file
 
@@ -25,7 +25,7 @@ _SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model",
 """Environments of the trainer's own registry that see a prompt's text and answer alone."""
 
 
-def data(settings: Settings, context: Context) -> Iterator[Finding]:
+def data(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """In segment mode the training set is the round's own file, alone, with the trainer's columns."""
     key = "data.train.data_path"
     listed = [name for name in settings.below("data.train.") if name.split(".")[2].isdigit()]
@@ -42,7 +42,7 @@ def data(settings: Settings, context: Context) -> Iterator[Finding]:
 def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
     """A rule on a setting of every training set, which stands in `data.default` for all at once."""
 
-    def rule(settings: Settings, context: Context) -> Iterator[Finding]:
+    def rule(settings: Settings, context: RuleContext) -> Iterator[Finding]:
         shared = f"data.default.{setting}"
         own = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
         for key in own or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
@@ -52,7 +52,7 @@ def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
     return rule
 
 
-def weights(settings: Settings, context: Context) -> Iterator[Finding]:
+def weights(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A round must leave complete weights, which scoring and the next round need."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
     megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
@@ -112,7 +112,7 @@ _DCP = _CONVERT.format("python", "dcp", "")
 _MEGATRON = _CONVERT.format("--extra mcore python", "megatron", "/iter_0000000")
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     system = "null" if view.system is None else hydra_value(system_file(path))
     train = ["dataset_name=ResponseDataset", f"data_path={hydra_value(path)}", "input_key=input"]
     train += ["output_key=output", "split_validation_size=0"]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, is_set, must
-from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.findings import Finding, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
@@ -18,7 +18,7 @@ _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many
 
 
-def subset(settings: Settings, context: Context) -> Iterator[Finding]:
+def subset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The file is read up to a number of rows."""
     key = "data.max_samples"
     most = settings.number(key)
@@ -26,7 +26,7 @@ def subset(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "subset", "rows behind it are left out", {key: _ALL})
 
 
-def tail(settings: Settings, context: Context) -> Iterator[Finding]:
+def tail(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The last samples of a round that do not fill a training batch are dropped."""
     each = settings.count("rollout.n_samples_per_prompt") or 1
     batch, budget = settings.count("train.batch_size") or 0, context.budget
@@ -71,7 +71,7 @@ RULES = (
 )  # fmt: skip
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = ["--data.prompt_dataset", str(path), "--data.prompt_split", "train"]
     flags += ["--data.input_key", "prompt", "--data.apply_chat_template"]
     flags += ["--data.label_key", "label"] if "label" in view.columns else []

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.findings import Finding, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
@@ -38,7 +38,7 @@ def _is_own(taskset: Any) -> bool:
     return str(taskset).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_") not in _SHIPPED
 
 
-def sources(settings: Settings, context: Context) -> Iterator[Finding]:
+def sources(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A round's tasks are the plan's, and the standard sampler takes all of them."""
     advice = "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset"
     if context.segment:
@@ -53,7 +53,7 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
             yield from must(key, "standard", why, name="sampler")(settings, context)
 
 
-def endless(settings: Settings, context: Context) -> Iterator[Finding]:
+def endless(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The tasks repeat without end; only max_steps stops the training."""
     if context.segment and settings["max_steps"] is None:
         wanted = context.steps(_prompts(settings))
@@ -62,7 +62,7 @@ def endless(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")
 
 
-def ahead(settings: Settings, context: Context) -> Iterator[Finding]:
+def ahead(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Episodes are begun as long as there is room for them."""
     key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
     most = settings.number(key)

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, never, only
-from gaincurate.trainers.doctor.findings import Context, Finding, defaults_of
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker, unreadable
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
@@ -27,20 +27,20 @@ _TAP = "rollout_all_samples_process_path"
 _OVER = "over_sampling_batch_size"
 
 
-def unset(settings: Settings, context: Context) -> Iterator[Finding]:
+def unset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The length of a training has no default."""
     if context.segment and settings["num_rollout"] is None and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not start"
         yield Finding("length", "stops", title, {"num_epoch": 1})
 
 
-def _hides(settings: Settings, context: Context) -> bool:
+def _hides(settings: Settings, context: RuleContext) -> bool:
     """Whether a number of rollouts is set that cannot be compared with the round."""
     fits = context.steps(settings.count("rollout_batch_size"))
     return not fits and not Settings.follows(settings["num_rollout"], ("round",))
 
 
-def begins(settings: Settings, context: Context) -> Iterator[Finding]:
+def begins(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
     keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
     both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
@@ -49,7 +49,7 @@ def begins(settings: Settings, context: Context) -> Iterator[Finding]:
         yield replace(finding, fix=dict.fromkeys(both, "{checkpoint}"))
 
 
-def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
+def resumes(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A Megatron checkpoint brings the rollout counter and the place in the file back."""
     place = settings.place("load")
     if context.segment and place is not None and not Settings.follows(place, ("checkpoint",)):
@@ -57,13 +57,13 @@ def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "load", "resume", "", {"load": "{checkpoint}"}, advice)
 
 
-def _no_reward(settings: Settings, context: Context) -> bool:
+def _no_reward(settings: Settings, context: RuleContext) -> bool:
     """Whether no code of the user's sees the rewards; a function of slime's own reports to nobody."""
     own = settings.is_set("custom_rm_path") and not str(settings.known("custom_rm_path")).startswith("slime.")
     return not own and not settings.is_set(_TAP)
 
 
-def _other_reference(settings: Settings, context: Context) -> bool:
+def _other_reference(settings: Settings, context: RuleContext) -> bool:
     """Whether the KL reference is no model of its own."""
     place = settings.place("ref_load")
     return place is None or Settings.follows(place, ("checkpoint",))
@@ -114,13 +114,13 @@ RULES = (
 )  # fmt: skip
 
 
-def _columns(view: View) -> dict[str, Column]:
+def _columns(view: ExportView) -> dict[str, ExportColumn]:
     tools = {"tools": view.row_tools()} if view.tools else {}
     metadata = view.struct("metadata", {"gc_id": view.ids()})
     return {"prompt": view.messages(), **view.answers("label"), **tools, "metadata": metadata}
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = ["--prompt-data", str(path), "--input-key", "prompt"]
     flags += ["--label-key", "label"] if "label" in view.columns else []
     flags += ["--metadata-key", "metadata", "--apply-chat-template"]

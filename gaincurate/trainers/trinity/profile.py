@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
@@ -37,7 +37,7 @@ def _of(settings: Settings, name: str) -> Any:
     return settings[f"{_taskset(settings)}.{name}"] or settings[f"buffer.explorer_input.{name}"]
 
 
-def texts(settings: Settings, context: Context) -> Iterator[Finding]:
+def texts(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Workflows put a system message of their own before a question that has none."""
     flow, key = str(_of(settings, "default_workflow_type")), f"{_taskset(settings)}.format.system_prompt"
     plain = _of(settings, "default_reward_fn_type") in (None, "math_reward")
@@ -49,7 +49,7 @@ def texts(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "template", why, {key: ""}, advice)
 
 
-def order(settings: Settings, context: Context) -> Iterator[Finding]:
+def order(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The selector that chooses the rows."""
     old = f"{_taskset(settings)}.task_selector.selector_type"
     is_old = settings.known(old) is not None  # deprecated, and still over the other
@@ -64,7 +64,7 @@ def order(settings: Settings, context: Context) -> Iterator[Finding]:
     return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
 
-def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
+def lengths(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Prompts over the model's limit are cut, or not answered."""
     happens = "they are cut from the front, so they are not what was scored"
     if not settings["model.enable_prompt_truncation"]:
@@ -75,7 +75,7 @@ def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
     return common.too_long("model.max_model_len", happens, lambda _: answer)(settings, context)
 
 
-def feedback(settings: Settings, context: Context) -> Iterator[Finding]:
+def feedback(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The selector receives rewards through one operator of the experience pipeline."""
     names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
     if context.live and "pass_rate_calculator" not in names:
@@ -122,7 +122,7 @@ RULES = (
 )  # fmt: skip
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     form = {"prompt_key": "prompt"} | ({"response_key": "answer"} if "answer" in view.columns else {})
     form |= {} if view.system is None else {"system_prompt": view.system}
     lines = [

@@ -10,7 +10,7 @@ from gaincurate.trainers.doctor.settings import Resolved, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchShape:
     """The numbers of one trainer.
 
     `prompts` is how many distinct ones a generation has over all processes, `group` the rollouts of each,
@@ -48,7 +48,7 @@ class Shape:
         return bool(step * self.accumulation % self.repeats)
 
 
-def shape_in(settings: Settings) -> Shape:
+def shape_in(settings: Settings) -> BatchShape:
     """The shape that settings make; `prompts` is 0 where a group is larger than a generation.
 
     Processes are those that `accelerate launch` and `torchrun` are given, else one.
@@ -61,7 +61,7 @@ def shape_in(settings: Settings) -> Shape:
     rollouts = settings.count("generation_batch_size") or micro * steps
     repeats = max(1, rollouts // micro) * (settings.count("num_iterations") or 1)
     prompts = settings.count("prompts_a_generation") or rollouts // group
-    return Shape(prompts, group, repeats, accumulation, processes)
+    return BatchShape(prompts, group, repeats, accumulation, processes)
 
 
 _OF_TRAINER = ("num_generations", "num_iterations", "shuffle_dataset", "prompts_a_generation")
@@ -88,6 +88,6 @@ def resolved(trainer: Any) -> Settings:
     return Resolved(value_of)
 
 
-def shape_of(trainer: Any) -> Shape:
+def shape_of(trainer: Any) -> BatchShape:
     """The shape of a `trl.GRPOTrainer`."""
     return replace(shape_in(resolved(trainer)), rank=trainer.accelerator.process_index)

@@ -23,13 +23,13 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.trainers.checkpoints import checkpoints
-from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_of, refuse
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import PLACE, RunSession, place_beside
-from gaincurate.trainers.trl.batching import Shape, resolved
+from gaincurate.trainers.trl.batching import BatchShape, resolved
 from gaincurate.trainers.trl.profile import RULES
 
-_BATCH = {  # the settings that make the numbers of `Shape.batch`
+_BATCH = {  # the settings that make the numbers of `BatchShape.batch`
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
     "group": "num_generations",
     "repeats": "steps_per_generation * num_iterations",
@@ -102,7 +102,7 @@ def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
     return rows_at
 
 
-def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
+def _weights(trainer: Any, context: RuleContext) -> Iterator[Finding]:
     """Checkpoints that have no whole weights to score or to generate with."""
     if not context.read_every:
         return
@@ -120,7 +120,7 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
             yield stops("weights", f"{needs} ZeRO-3 saves shards", **fix)
 
 
-def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
+def see_checkpoint(config: ScheduleConfig, shape: BatchShape, round_: int, saved: int) -> None:
     """Refuse to make the next round where the newest checkpoint, of step `saved`, is of an older policy.
 
     Raises:
@@ -140,7 +140,7 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
     )
 
 
-def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
+def newest(output: str | Path, live: RunSession, shape: BatchShape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged.
 
     Raises InputError where all are of another batch: to begin from nothing would undo the training.
@@ -161,7 +161,7 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     return None
 
 
-def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
+def place_in(checkpoint: Path, step: int, live: RunSession, shape: BatchShape) -> Json:
     """The place to go back to with the checkpoint of a step; nothing is changed.
 
     It is the position saved with the checkpoint, or the run's own if the process was killed before that.
@@ -191,7 +191,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     return saved
 
 
-def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
+def _place_without(step: int, live: RunSession, shape: BatchShape) -> Json:
     """The run's own position, if its last outcomes are those of the checkpoint's last generation."""
     steps, round_, run = shape.steps(live.budget), live.round, live.run
     done = step - round_ * steps
@@ -209,7 +209,7 @@ def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
     )
 
 
-def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
+def _unfinished(path: Path, step: int, shape: BatchShape) -> str | None:
     """The reason if files that the trainer needs are missing; sharded weights are not checked."""
     # Each of several processes writes its own, and none waits for the others.
     ranks = [f"_{rank}" for rank in range(shape.processes)] if (path / "rng_state_0.pth").exists() else [""]

@@ -34,7 +34,7 @@ from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
 from gaincurate.trainers.session import ROUND, RunSession, followed, place_beside
-from gaincurate.trainers.trl.batching import Shape, shape_of
+from gaincurate.trainers.trl.batching import BatchShape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
 from gaincurate.trainers.trl.rewards import Reward, Tap, heard, weighted
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
@@ -326,7 +326,7 @@ class RoundSampler(RepeatSampler):  # type: ignore[misc]
     begins, yields the rows of the round, `[budget]`.
     """
 
-    def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: Shape) -> None:
+    def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: BatchShape) -> None:
         super().__init__(range(budget), shape.group, shape.prompts, shape.repeats, shuffle=False)
         self._places = places
 

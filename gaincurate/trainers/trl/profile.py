@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule, defaults_of
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import json_or_none
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
@@ -21,7 +21,7 @@ _REWARD = {"reward_funcs": "reward.reward"}  # a function of the user's, named a
 DEFAULTS = defaults_of("trl")
 
 
-def tail(settings: Settings, context: Context) -> Iterator[Finding]:
+def tail(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A generation takes whole groups of several prompts; the rest of a round is dropped."""
     shape, budget = shape_in(settings), context.budget or 0
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
@@ -35,7 +35,7 @@ def tail(settings: Settings, context: Context) -> Iterator[Finding]:
         yield replace(finding, fix={key: value} if can_fix else {})
 
 
-def whole_steps(settings: Settings, context: Context) -> Iterator[Finding]:
+def whole_steps(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A live round ends with an optimizer step; in segment mode the last step of a round is a shorter one."""
     shape, key = shape_in(settings), "gradient_accumulation_steps"
     batches = (context.steps(shape.prompts) or 0) * shape.repeats
@@ -46,7 +46,7 @@ def whole_steps(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "uneven-steps", why, fix, severity="stops")
 
 
-def window(settings: Settings, context: Context) -> Iterator[Finding]:
+def window(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A checkpoint inside a generation's window makes a resumed run generate it again, out of phase."""
     key, every, shape = "save_steps", settings.number("save_steps"), shape_in(settings)
     if context.segment or settings["save_strategy"] != "steps" or not every:
@@ -62,7 +62,7 @@ def window(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "window", why, {key: math.ceil(every / shape.window) * shape.window})
 
 
-def ends_inside(settings: Settings, context: Context) -> Iterator[Finding]:
+def ends_inside(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The last checkpoint of a live training is at its last step."""
     most, shape = settings.number("max_steps") or 0, shape_in(settings)
     if context.live and most > 0 and shape.inside(int(most)):
@@ -71,7 +71,7 @@ def ends_inside(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "max_steps", "window-end", why, fix)
 
 
-def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
+def checkpoints(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A run that scores again needs a checkpoint of its round's end."""
     strategy, every = settings["save_strategy"], settings.number("save_steps") or 0
     steps = _steps(settings, context)
@@ -86,7 +86,7 @@ def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, keys, "checkpoint", why, fix, f"or save_steps to a divisor of {apart}", "stops")
 
 
-def logs(settings: Settings, context: Context) -> Iterator[Finding]:
+def logs(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The completions' file has the last generation only, which reports them unless an adapter does."""
     every, shape = settings.number("logging_steps"), shape_in(settings)
     steps = max(1, shape.repeats // shape.accumulation)
@@ -97,13 +97,13 @@ def logs(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "logging_steps", "logs", why, {"logging_steps": 1}, advice)
 
 
-def _is_unbounded(settings: Settings, context: Context) -> bool:
+def _is_unbounded(settings: Settings, context: RuleContext) -> bool:
     """Whether max_steps is not set, so that the passes over the rows count."""
     most = settings["max_steps"]
     return not Settings.follows(most) and not (isinstance(most, int | float) and most > 0)
 
 
-def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
+def resumed(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
     if not context.segment or Settings.follows(settings["max_steps"], ("round",)):
         return
@@ -115,13 +115,13 @@ def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, keys, "resumed-length", why, fix, advice)
 
 
-def _steps(settings: Settings, context: Context) -> int | None:
+def _steps(settings: Settings, context: RuleContext) -> int | None:
     """Optimizer steps of one round."""
     shape = shape_in(settings)
     return shape.steps(context.budget) if context.budget is not None and shape.prompts else None
 
 
-def rewards(settings: Settings, context: Context) -> Iterator[Finding]:
+def rewards(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """TRL's own reward functions and reward models report no outcomes; the doctor does not see a script's."""
     own = settings["reward_funcs"] or []
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
@@ -202,7 +202,7 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def _columns(view: View) -> dict[str, Column]:
+def _columns(view: ExportView) -> dict[str, ExportColumn]:
     columns = {"prompt": view.messages()}
     # Every column reaches the reward function under its own name; only one inside a struct would not.
     if view.id_in_answer or (view.answer and (view.options.answer_column or "." in view.answer)):

@@ -26,11 +26,11 @@ from gaincurate.core.files import digest_bytes, make_folder
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
-from gaincurate.replay.buffer import Plan, ReplayBuffer
+from gaincurate.replay.buffer import ReplayBuffer, ReplayPlan
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
-from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
@@ -105,7 +105,7 @@ def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
 def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
     """Refuse settings under which rollouts would be replayed wrongly, or that do not work with it yet."""
     rules = (*dealing, *optimizer, window, saves_anywhere)
-    shared, _ = ask(rules, resolved(trainer), Context("live"))
+    shared, _ = ask(rules, resolved(trainer), RuleContext("live"))
     refuse([*_findings(trainer, replay, config), *shared], repr)
 
 
@@ -375,9 +375,9 @@ class Replays:
         if (text := warning(self.buffer)) is not None and self.accelerator.is_main_process:
             _log.warning("%s", text)
 
-    def _plan(self: Any) -> Plan:
+    def _plan(self: Any) -> ReplayPlan:
         """The step's plan, which every process makes for itself, and the same."""
-        plan: Plan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
+        plan: ReplayPlan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
         drawn = gather_object([[group.key for group in plan.replayed]])
         if any(keys != drawn[0] for keys in drawn):
             raise OutputError(

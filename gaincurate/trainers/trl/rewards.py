@@ -13,7 +13,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.trainers.session import reward_of
-from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.batching import BatchShape
 
 Reward = Callable[..., Any]
 Hear = Callable[[list[Any], Mapping[str, Any]], None]
@@ -80,7 +80,7 @@ class Tap:
     """
 
     def __init__(
-        self, trainer: Any, shape: Shape, outcome: str | Sequence[str] | None, correct: str | None
+        self, trainer: Any, shape: BatchShape, outcome: str | Sequence[str] | None, correct: str | None
     ) -> None:
         self.metrics: Mapping[str, float] = {}
         names = list(trainer.reward_func_names)

@@ -36,8 +36,8 @@ from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.ids import content_ids
-from gaincurate.trainers.doctor.findings import Context, Finding, ask
-from gaincurate.trainers.trl.batching import Shape, resolved
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask
+from gaincurate.trainers.trl.batching import BatchShape, resolved
 from gaincurate.trainers.trl.checks import places_of, stops
 from gaincurate.trainers.trl.profile import DEFAULTS, RULES
 
@@ -49,7 +49,7 @@ _ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were
 _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 
 
-def set_defaults(trainer: Any, context: Context) -> Json:
+def set_defaults(trainer: Any, context: RuleContext) -> Json:
     """Change the settings at TRL's default that break the plan to the rules' fixes; the new values."""
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
@@ -67,7 +67,7 @@ def set_defaults(trainer: Any, context: Context) -> Json:
 
 
 def config_of(
-    shape: Shape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
+    shape: BatchShape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
 ) -> ScheduleConfig | None:
     """The options of the run to open, or None where `attach` got no more than a folder to follow.
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, words
@@ -39,7 +39,7 @@ _RESUME = "trainer.resume_mode"
 _EXPORT = "--trainer verl --data-source NAME"
 
 
-def weights(settings: Settings, context: Context) -> Iterator[Finding]:
+def weights(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A round must leave complete weights, which scoring and the next round need."""
     saved = settings[_SAVED]
     saved = saved if isinstance(saved, list) else [saved] if saved else []
@@ -50,7 +50,7 @@ def weights(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, _SAVED, "weights", "", fix, "" if context.live else merge)
 
 
-def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
+def checkpoints(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """A re-scoring needs the checkpoint of its round's end."""
     steps = context.steps(settings.count("data.train_batch_size"))
     every = settings.number("trainer.save_freq") or 0
@@ -63,7 +63,7 @@ def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "trainer.save_freq", "checkpoint", why, fix, f"or a divisor of {apart}", "stops")
 
 
-def group_sizes(settings: Settings, context: Context) -> Iterator[Finding]:
+def group_sizes(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Mini-batches are counted by `rollout.n`, so a step's group sizes must have it as their mean."""
     if context.mode == "export" or context.group_size is None:
         return
@@ -77,7 +77,7 @@ def group_sizes(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, tuple(fix), "group-sizes", why, fix)
 
 
-def other_loops(settings: Settings, context: Context) -> Iterator[Finding]:
+def other_loops(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """Entry points with a loop of their own, in which neither the adapter nor these rules hold."""
     entry = context.script.partition("verl.experimental.")[2] or "fully_async_policy"
     if entry == "fully_async_policy" and not any(settings.below("async_training.")):
@@ -179,7 +179,7 @@ _MERGE = (
 )
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = [f"data.train_files={hydra_value(path)}", "data.prompt_key=prompt"]
     flags += ["data.reward_fn_key=data_source", "data.shuffle=False", "data.dataloader_num_workers=0"]
     flags += ["data.filter_overlong_prompts=False", "data.train_max_samples=-1"]

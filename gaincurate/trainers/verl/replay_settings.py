@@ -21,7 +21,7 @@ from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.trainers.doctor.common import LIVE, must, only
-from gaincurate.trainers.doctor.findings import Context, Rule, ask, refuse
+from gaincurate.trainers.doctor.findings import Rule, RuleContext, ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved, Settings
 from gaincurate.trainers.verl.profile import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
@@ -71,7 +71,7 @@ def sizes_of(given: Any) -> ReplayConfig:
 def check(setting: Lookup) -> None:
     """Refuse settings under which replay would not be what it says, all in one error."""
     rules = (*_rules(sizes_of(setting(_OWN))), synchronous, *groups, whole_batches, reward_pool)
-    refuse(ask(rules, Resolved(setting), Context("live"))[0])
+    refuse(ask(rules, Resolved(setting), RuleContext("live"))[0])
 
 
 def _rules(sizes: ReplayConfig) -> tuple[Rule, ...]:
