@@ -190,7 +190,7 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
     shown = pq.read_table(out(tmp_path, "verl")).select(table.column_names)
     assert shown.schema.types == table.schema.types
     assert shown.to_pylist() == table.to_pylist()
-    with pytest.raises(InputError, match="row id0000 holds what lines of JSON cannot .*parquet"):
+    with pytest.raises(InputError, match="row id0000 holds a value that JSON cannot .*parquet"):
         write(tmp_path, "verl", suffix=".jsonl")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
 
@@ -331,7 +331,7 @@ def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced_or_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "trl")
     before = out(tmp_path, "trl").read_bytes()
-    with pytest.raises(OutputError, match="is there already; give another --out, or --overwrite"):
+    with pytest.raises(OutputError, match="exists already; give another --out, or --overwrite"):
         write(tmp_path, "trl")
     # The third row is broken, and rows come one by one: two are written when it is found.
     monkeypatch.setattr(module, "_CHUNK", 1)
@@ -372,7 +372,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)
     assert json.loads(line.partition(":")[2])["system_prompt"] == exports.SYSTEM
-    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads the folder of a file"):
+    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads all files of a folder"):
         write(tmp_path / "t", "trinity", suffix=".jsonl")
 
 

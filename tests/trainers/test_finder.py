@@ -317,7 +317,7 @@ def test_an_adapter_that_cannot_be_merged(tmp_path: Path, run: Run, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finder = TrainerFinder(TRL)
     chosen = finder.chosen(run, root)
-    alone = "is an adapter alone, and peft, which merges it for scoring, is not installed"
+    alone = "has only an adapter, and peft, which merges it for scoring, is not installed"
     with pytest.raises(ModelError, match=alone), finder.held(run, chosen):
         pass
     monkeypatch.undo()

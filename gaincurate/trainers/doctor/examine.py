@@ -259,7 +259,7 @@ def additions(rendering: Rendering, settings: Settings, context: RuleContext) ->
 def compare_tokens(
     run: Run, trainer: Profile, settings: Settings, context: RuleContext
 ) -> tuple[list[Finding], str]:
-    """Render the newest round's first prompts as the trainer does, and compare their token ids with scoring's.
+    """Render the newest round's first prompts as the trainer does, and compare their tokens with the scored.
 
     Returns a finding for the first prompt that differs, and a note on the comparison, or why there was none.
     """
