@@ -123,7 +123,7 @@ def test_without_its_trainer_an_adapter_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, f"gaincurate.trainers.{package}.live", raising=False)
-    with pytest.raises(InputError, match=f"^this adapter is for {version} and works inside it alone"):
+    with pytest.raises(InputError, match=f"^this adapter is for {version} and only works inside it"):
         getattr(importlib.import_module(f"gaincurate.trainers.{package}"), public)
 
 
@@ -136,8 +136,8 @@ def test_missing_outcomes_have_the_trainers_reason(trainer: Driver, tmp_path: Pa
     assert str(caught.value).startswith("round 0 has outcomes for 8 of its 12 prompts and 100% of them")
     assert f"lacks {', '.join(run.ids(0)[8:])}. " in str(caught.value)
     assert str(caught.value).endswith(
-        f"{trainer.ahead} A run that is started with --min-coverage 0.6666 goes on here, and what comes later "
-        "counts as late."
+        f"{trainer.ahead} A run that is started with --min-coverage 0.6666 continues here, and later outcomes "
+        "count as late."
     )
 
 

@@ -367,7 +367,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     system.rename(tmp_path / "kept")
     out(tmp_path / "n", "nemo-rl").unlink()
     system.write_text("mine")
-    with pytest.raises(OutputError, match=r"train\.system\.txt is there already"):
+    with pytest.raises(OutputError, match=r"train\.system\.txt exists already"):
         write(tmp_path / "n", "nemo-rl")
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)

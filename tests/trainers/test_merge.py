@@ -131,7 +131,7 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
     )
     tensors = {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}
     folder = adapter(tmp_path / "adapter", tied, tensors, target_modules=["lm_head"])
-    with pytest.raises(ModelError, match="changes lm_head or embed_tokens, which .*tied has as one matrix"):
+    with pytest.raises(ModelError, match="changes lm_head or embed_tokens, which are one matrix in .*tied"):
         merge(folder, tmp_path / "out")
 
 
@@ -159,7 +159,7 @@ def test_a_missing_base_model_is_named(tmp_path: Path, base: Path, monkeypatch: 
     by_hand = f"`python -m gaincurate.trainers.lora {folder} --base FOLDER --out OUT` merges it by hand."
     with pytest.raises(ModelError) as caught:
         merge(folder, tmp_path / "out")
-    assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not here (")
+    assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not on this machine (")
     assert str(caught.value).endswith(f"; put it there, or {by_hand}")
     nameless = adapter(tmp_path / "nameless", base, base_model_name_or_path=None)
     with pytest.raises(ModelError, match="does not name its base model; `python -m gaincurate.trainers.lora"):

@@ -124,7 +124,7 @@ def test_all_that_would_break_replay_is_refused_at_once() -> None:
 @pytest.mark.parametrize(
     ("replay", "changed", "sentence"),
     [
-        ({"clip": "two"}, {}, "clip='two' is not there; it is one of one, old."),
+        ({"clip": "two"}, {}, "clip='two' is unknown; it must be one of one, old."),
         ({"correct": "long"}, {}, "the reward function 'long' is not there; the trainer has right, short."),
         ({"correct": "right"}, {"reward_func_names": ["right", "right"]}, "the reward function 'right' is there more"),
         ({"capacity": 3}, {}, "capacity 3 is less than the 4 groups that a step would replay"),

@@ -112,7 +112,7 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
     stop = partial(stops, "replay")
     if replay.clip not in get_args(Clip):
-        yield stop(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
+        yield stop(f"clip={replay.clip!r} is unknown; it must be one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
