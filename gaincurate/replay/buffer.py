@@ -1,8 +1,7 @@
 """The replay buffer: plans how many groups a step generates and which ones it replays.
 
 The draw depends only on the seed, the step and the groups, so every process of a trainer makes the same plan,
-also after a resume from a checkpoint. Groups whose rollouts are all equally correct have no advantages, and
-are not kept.
+also after a resume. Groups whose rollouts are all equally correct have no advantages, and are not kept.
 """
 
 from __future__ import annotations
@@ -136,9 +135,8 @@ class ReplayBuffer:
     def insert(self, groups: Iterable[RolloutGroup]) -> int:
         """Store the step's fresh groups, all at once or in parts; they replace the oldest in a full buffer.
 
-        A group that was inserted before (same id, version and step) is only counted as repeated, whatever its
-        content. So a step that is repeated after a restart, or groups that every process inserts, are stored
-        once.
+        A group that was inserted before (same id, version and step) only counts as repeated, whatever its
+        content, so groups of a repeated step, or from every process, are stored once.
 
         Args:
             groups: groups of the last planned step.
@@ -147,8 +145,8 @@ class ReplayBuffer:
             The number of groups that were kept.
 
         Raises:
-            OutcomeError: a group is of another step or size or of a later version, or there are more groups
-                than planned; nothing is stored.
+            OutcomeError: a group has another step or size or a later version, or there are more than planned;
+                nothing is stored.
         """
         counts, kept, size, repeated = self.counts, self.counts.kept, self.config.group_size, 0
         new: dict[Key, RolloutGroup] = {}

@@ -36,8 +36,7 @@ _SLACK = 1e-3  # a log-softmax in half precision may be slightly above 0
 class RolloutGroup:
     """`G` rollouts of one prompt by one policy. Lengths are ragged: completion i has `L_i` tokens.
 
-    All arrays are copied to the types below and are read-only, so that the behaviour policy's log-probs stay
-    those of collection.
+    All arrays are copied to the types below and are read-only, so that log-probs stay those of collection.
 
     Args:
         gc_id: the id of the prompt.
@@ -142,8 +141,7 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
     casting: Any = "unsafe" if kind is np.bool_ or not array.size else "same_kind"
     if array.ndim != 1 or not np.can_cast(array.dtype, kind, casting):
         raise OutcomeError(
-            f"{where}: {name} is {array.dtype} of shape {list(array.shape)}, not one dimension of "
-            f"{kind.__name__}."
+            f"{where}: {name} is {array.dtype} of shape {list(array.shape)}, not [length] {kind.__name__}."
         )
     with np.errstate(over="ignore"):  # a log-prob too small for float32 is refused as an infinity
         copied = array.astype(kind)
@@ -155,8 +153,7 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
     """The reasons why a loss cannot use the group's values, each as the end of a sentence about the group."""
     if not (math.isfinite(group.temperature) and group.temperature > 0):
         yield (
-            f": temperature is {group.temperature!r}; it must be above 0, because a greedy rollout has no "
-            "log-probs to compare with."
+            f": temperature is {group.temperature!r}; it must be above 0: greedy rollouts have no log-probs."
         )
     if group.size < 2:
         yield f" has {group.size} rollouts; without two there is nothing to compare."
@@ -171,13 +168,11 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
     for index, (ids, mask, logprobs) in enumerate(group.rollouts):
         if not len(ids) == len(mask) == len(logprobs):
             yield (
-                f": rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} "
-                "logprobs."
+                f": rollout {index}: {len(ids)} completion_ids, {len(mask)} mask, {len(logprobs)} logprobs."
             )
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
             yield (
-                f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 where the "
-                "mask is False and there is none."
+                f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 for none."
             )
     if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
         yield " has token ids below 0: remove the padding first."

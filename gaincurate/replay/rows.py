@@ -57,8 +57,7 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
         table = parquet_in_memory(data)
         if table.schema.metadata != SCHEMA.metadata:
             raise OutputError(
-                f"{where} holds no rollout groups of format {FORMAT}; use the gaincurate version that wrote "
-                "it."
+                f"{where} has no rollout groups of format {FORMAT}; use the version that wrote it."
             )
         groups = []
         for row in range(len(table)):

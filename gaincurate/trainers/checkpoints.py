@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import reading
 from gaincurate.core.foreign import json_file
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -187,8 +186,7 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
         raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
     if kind != "LORA":
         raise ModelError(
-            f"{adapter} is an adapter of type {kind}, and only LoRA can be merged for scoring; let the "
-            "trainer save the merged model."
+            f"{adapter} is a {kind} adapter, and only LoRA can be merged; let the trainer merge it."
         )
     if not config.get("lora_alpha"):
         raise ModelError(
@@ -206,10 +204,10 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     """Link or copy a checkpoint's files into the folder `into`, unless it has them already.
 
-    A configuration or tokenizer that the checkpoint lacks is taken from `model`. Raises InputError if `model`
-    has none, TrainerError if the checkpoint was deleted, and StorageError if the file system refuses.
+    A configuration or tokenizer that the checkpoint lacks is taken from `model`. A record of the files is
+    written last: without it, the folder is not complete. Raises InputError if `model` has no configuration,
+    TrainerError if the checkpoint was deleted, and StorageError if the file system refuses.
     """
-    making = into.with_name(f".{into.name}.making")
     try:
         files = _files(checkpoint, model)
         record: Json = {
@@ -219,15 +217,14 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         }
         if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
             return
-        for old in (making, into):
-            shutil.rmtree(old, ignore_errors=True)
-        making.mkdir(parents=True)
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
         for name, file in files.items():
-            _link(file, making / name)
-        write_sealed(making / RECORD, record)
-        making.replace(into)
+            _link(file, into / name)
+        write_sealed(into / RECORD, record)
     except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
+        if not (into / RECORD).exists():
+            shutil.rmtree(into, ignore_errors=True)
         if not isinstance(error, FileNotFoundError):
             raise storage_error(into, error) from error
         raise TrainerError(
@@ -379,10 +376,8 @@ class TrainerFinder(Finder):
         record = read_sealed(adapter / RECORD)
         if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
             return model
-        making = model.with_name(f".{model.name}.merging")
-        for old in (making, model):
-            shutil.rmtree(old, ignore_errors=True)
-        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
+        shutil.rmtree(model, ignore_errors=True)
+        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(model)]
         command += ["--base", record["base"]] if record["base"] else []
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.round) / "merging.log"
@@ -395,9 +390,7 @@ class TrainerFinder(Finder):
                 f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
             ) from error
         run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
-        write_sealed(making / RECORD, {"merged": record})
-        with reading(model, "write"):
-            making.replace(model)
+        write_sealed(model / RECORD, {"merged": record})
         return model
 
 

@@ -180,8 +180,7 @@ class ExportView:
         if trainer.answer_needed and not self.has_answer:
             raise InputError(
                 f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
-                f"Give --answer-column, of {self._own_columns}; or --id-in-answer, where a reward function "
-                "of yours needs only the id."
+                f"Give --answer-column, of {self._own_columns}; or --id-in-answer to write only the id."
             )
         for option, value, is_taken in (
             ("--data-source", options.data_source, trainer.judge is not None),
@@ -431,8 +430,7 @@ def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
             fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
         except pa.ArrowException as error:
             raise InputError(
-                f"the key {name!r} of chat messages holds {first} in some rows and {other} in others; one "
-                "file cannot hold both."
+                f"the key {name!r} of chat messages has type {first} in some rows and {other} in others."
             ) from error
     return pa.list_(pa.struct(list(fields.items())))
 

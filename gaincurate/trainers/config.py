@@ -49,8 +49,7 @@ class DriveConfig(_Options):
     command: Annotated[
         list[str] | None,
         Option(
-            "The trainer's command; {data} {round} {checkpoint} {outcomes} {output} are replaced. Default: "
-            "the last one.",
+            "The trainer. Replaces {data} {round} {checkpoint} {outcomes} {output}. Default: the last one.",
             metavar="-- CMD ...",
             argument=True,
         ),

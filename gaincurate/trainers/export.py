@@ -41,8 +41,7 @@ _CHUNK = 2048  # rows in memory at once, and in a row group
 class Pick:
     """The rows to export and their order: sorted `by` a score, or those of a run's `round`.
 
-    `limit` takes the first ones. For a scored set, `where` is a condition on the rows, and `rollouts` has the
-    pass rates that it may use.
+    `limit` takes the first ones. `where` is a condition on a set's rows, with pass rates in `rollouts`.
     """
 
     by: str | None = None
@@ -218,8 +217,7 @@ def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: boo
     trainer = profile.name
     if out.suffix not in profile.suffixes:
         raise InputError(
-            f"--out {out}: for {trainer} the file's name must end in {' or '.join(profile.suffixes)}; that "
-            "says what is written."
+            f"--out {out}: for {trainer} the file's name must end in {' or '.join(profile.suffixes)}."
         )
     if set(str(out.resolve())) & set(profile.refused_in_path):
         marks = " and ".join(map(repr, profile.refused_in_path))
@@ -233,8 +231,7 @@ def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: boo
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
         if beside:
             raise OutputError(
-                f"{out.parent} holds {beside[0]!r}, and {trainer} reads all files of a folder; give an --out "
-                "in a new folder.",
+                f"{out.parent} holds {beside[0]!r}, and {trainer} reads whole folders; use a new folder.",
                 path=str(out.parent),
             )
 

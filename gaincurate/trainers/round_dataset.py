@@ -31,10 +31,9 @@ _AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes 
 class RoundDataset(torch.utils.data.IterableDataset[Json]):
     """The prompts of a run; the next round is planned when all of a round's prompts were yielded.
 
-    Every row has the source columns, `prompt` as chat messages, `gc_id`, `gc_round` and `gc_draw`. `report`
-    takes rows and their rewards, from any process. If a loader or a trainer is ahead of the outcomes, the
-    next round is planned from those that are in, if they cover the run's `min_coverage`. Later ones count as
-    late.
+    Every row has the source columns, `prompt` as chat messages, `gc_id`, `gc_round` and `gc_draw`. Any
+    process may `report` rows and rewards. If a loader or a trainer is ahead of the outcomes, the next round
+    is planned if the run's `min_coverage` of them is in, and later ones count as late.
 
     Iteration begins after the place given to `load_state_dict`. Without a place, it begins with the planned
     prompts that have no outcomes, so a kill loses none. With a place, rows that were yielded before it and
@@ -77,7 +76,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         worker = torch.utils.data.get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise InputError(
-                f"the data loader has {worker.num_workers} workers, and each would hand out all prompts of "
+                f"the data loader has {worker.num_workers} workers, each of which would yield all prompts of "
                 f"{self.run}. Set num_workers to 0 or 1."
             )
         if self._session is None:

@@ -179,8 +179,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         if self.position % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and the checkpoint was saved after "
-                f"{self.position:,} of the round's {self.budget:,}, which is no multiple: resume with the "
-                "batch size that it was saved with."
+                f"{self.position:,} of the round's {self.budget:,}, so resume with its batch size."
             )
         if self.position >= self.budget and not self.turn():
             return []
@@ -333,8 +332,7 @@ def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
     """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
     `run` is the folder from the setting `where`, or None; `ahead` is that of `RunSession`. Raises InputError
-    if no folder is given or the run cannot be followed in this way, OutputError if the folder has no run, and
-    LockedError if another trainer uses it.
+    for None or another kind of run, OutputError if the folder has no run, LockedError if it is in use.
     """
     if not run:
         raise InputError(f"no run to follow is given: set its folder by {where}.")
@@ -350,8 +348,7 @@ def refuse_rescoring(run: Run, trainer: str) -> None:
     if run.config.rescore.what != "off":
         raise InputError(
             f"{run.folder} scores again at checkpoints (--rescore {run.config.rescore.what}), which is not "
-            f"done live with {trainer}. Start the run without --rescore, or train it in segments with "
-            "`gaincurate schedule run`."
+            f"done live with {trainer}. Start it without --rescore, or train by `gaincurate schedule run`."
         )
 
 

@@ -42,8 +42,8 @@ def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int)
         ({"max_age": 0}, "max_age is 0; it must be a whole number from 1 to 2^64 - 1."),
         ({"seed": 2**64}, f"seed is {2**64}; it must be a whole number from 0 to 2^64 - 1."),
         ({"fresh_share": float("nan")}, "fresh_share is nan; it must be above 0 and below 1."),
-        ({"fresh_share": 0.99}, "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed; a step that"),
-        ({"fresh_share": 0.01}, "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed; a step that"),
+        ({"fresh_share": 0.99}, "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed, and each must be"),
+        ({"fresh_share": 0.01}, "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed, and each must be"),
         ({"capacity": 3}, "capacity 3 is less than the 4 groups that a step would replay, so nothing ever"),
     ],
 )

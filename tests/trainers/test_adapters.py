@@ -94,7 +94,7 @@ def test_other_runs_are_refused(trainer: Driver, tmp_path: Path, monkeypatch: py
     run = runs.begin(tmp_path)
     sizes = {"strategy": "posterior", "options": {"group_sizes": "2,16"}}
     refused: list[tuple[Any, type[Exception], str]] = [
-        (None, InputError, f"not said: give its folder by {trainer.where}"),
+        (None, InputError, f"given: set its folder by {trainer.where}"),
         ({"rescore": {"what": "round"}}, InputError, r"\(--rescore round\), which is not done live with"),
         (sizes, InputError, "give each prompt a group size, and .* has one size for all prompts. Start"),
     ]

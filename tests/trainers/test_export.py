@@ -91,7 +91,7 @@ def answers(view: dict[str, Any], row: dict[str, Any]) -> Iterator[Any]:
 def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
     suffixes = profiles()[trainer].suffixes
     if suffix not in suffixes:
-        sentence = f"for {trainer} the file's name must end in {' or '.join(suffixes)}; that says"
+        sentence = f"for {trainer} the file's name must end in {' or '.join(suffixes)}"
         with pytest.raises(InputError, match=re.escape(sentence)):
             write(tmp_path, trainer, suffix=suffix)
         return
@@ -372,7 +372,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)
     assert json.loads(line.partition(":")[2])["system_prompt"] == exports.SYSTEM
-    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads all files of a folder"):
+    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads whole folders"):
         write(tmp_path / "t", "trinity", suffix=".jsonl")
 
 
@@ -386,7 +386,7 @@ def test_messages_as_json_text_have_one_type(tmp_path: Path, monkeypatch: pytest
     other = '[{"role": "user", "content": "?", "weight": "w"}]'
     mixed = [rows[0], {**rows[1], "messages": other}, rows[2]]
     exports.make_set(tmp_path / "mixed", mixed, prompt="messages")
-    with pytest.raises(InputError, match="the key 'weight' of chat messages holds"):
+    with pytest.raises(InputError, match="the key 'weight' of chat messages has type"):
         export(tmp_path / "mixed", "areal", tmp_path / "m.parquet", ViewOptions(), Pick())
 
 

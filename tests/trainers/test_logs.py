@@ -209,7 +209,7 @@ def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
 def test_a_folder_with_two_kinds_of_logs_is_not_counted_twice(run: Run, tmp_path: Path) -> None:
     table(tmp_path / "logs/completions_1.parquet", [with_id(0, 1.0, 1)])
     lines_of(tmp_path / "logs/outcomes.jsonl", [own("id0000", 1.0)])
-    with pytest.raises(OutcomeError, match="holds logs of several kinds"):
+    with pytest.raises(OutcomeError, match="holds logs of two kinds"):
         take_logs(run, [tmp_path / "logs"])
 
 

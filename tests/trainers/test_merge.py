@@ -138,7 +138,7 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "{0} is an adapter of type PREFIX_TUNING, and only LoRA can be"),
+        ({"peft_type": "PREFIX_TUNING"}, "{0} is a PREFIX_TUNING adapter, and only LoRA can be"),
         ({"lora_alpha": 0}, "{0}/adapter_config.json has lora_alpha 0, with which nothing would be merged"),
     ],
 )
@@ -174,5 +174,5 @@ def test_as_a_program_it_ends_with_a_sentence(tmp_path: Path, base: Path) -> Non
         [*command, str(tmp_path / "out")], capture_output=True, text=True, env={**os.environ, **paths}
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder} is an adapter of type IA3")
+    assert done.stderr.startswith(f"error: {folder} is a IA3 adapter")
     assert main([str(folder), "--out", str(tmp_path)]) == 2

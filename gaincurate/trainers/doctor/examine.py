@@ -116,8 +116,7 @@ def examine(
     trainer = trainer_named(name)
     if mode == "live" and not trainer.live:
         raise InputError(
-            f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
-            "--mode segment."
+            f"--mode live: {name} has no place where a schedule could be plugged in; use --mode segment."
         )
     read = read_settings(sources, trainer.launches, command)
     opened = None if run is None else Run(run)
@@ -153,8 +152,7 @@ def judge(trainer: Profile, read: Read, context: RuleContext, run: Run | None = 
     if settings.given and not settings.given.keys() & (settings.asked | shipped.keys()):
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {version}. Check --trainer, and give the file or launch line that the trainer is "
-            "started with."
+            f"those of {version}. Check --trainer, and give the file or launch line that starts the trainer."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(

@@ -1,8 +1,7 @@
 """Findings about a trainer's settings, the facts that rules use, and the two callers of rules.
 
-Each rule has two callers: the doctor applies it to a file before the training, and a live adapter applies it
-to the trainer's resolved settings at run time. The doctor lists all findings. The adapter raises one error
-for those that break the schedule.
+The doctor applies rules to a file before the training, and lists all findings. A live adapter applies them to
+the trainer's resolved settings at run time, and raises one error for the findings that break the schedule.
 """
 
 from __future__ import annotations

@@ -70,8 +70,7 @@ class Read:
 def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
     """Read files and scripts (`-` is YAML on standard input), then a command or only its flags.
 
-    `markers` are the names of the trainer's entry points. Raises InputError if a file is missing or has no
-    settings.
+    `markers` names the trainer's entry points. Raises InputError if a file is missing or has no settings.
     """
     read = Read()
     for source in sources:

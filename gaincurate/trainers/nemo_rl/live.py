@@ -61,10 +61,10 @@ class RunBatches:
     def __call__(
         self, data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
     ) -> tuple[Any, dict[str, Iterator[Any]]]:
-        """The next batch, one `batch_size` of each dataloader, in the plan's order; raises as
-        `RunSession.take`.
+        """The next batch, one `batch_size` of each dataloader, in the plan's order.
 
-        Also InputError where a setting or a prompt is missing, and StopIteration where the run is finished.
+        Raises as `RunSession.take`, InputError if a setting or a prompt is missing, and StopIteration at the
+        run's end.
         """
         from nemo_rl.data.collate_fn import rl_collate_fn  # `report` is called elsewhere too
 

@@ -1,8 +1,7 @@
 """prime-rl follows a run live: a verifiers taskset without an end has the planned prompts as its tasks.
 
 Parts for a user's environment package, for verifiers a60a606ec and prime-rl 559b44772 (2026-08-21). prime-rl
-dispatches ahead of outcomes. To resume it calls `next` for each task that it had, which replays plans on
-disk.
+dispatches ahead of outcomes. It resumes by calling `next` once per earlier task, which reads plans on disk.
 """
 
 from __future__ import annotations

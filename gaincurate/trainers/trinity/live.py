@@ -54,9 +54,8 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
             raise StopIteration
         if missing := [row[ID] for row in rows if row[ID] not in self.places]:
             raise InputError(
-                f"{missing[0]!r} of the run is not in the task set {self.data_source.name!r}: it was "
-                "filtered, or written from another scored set. Write it again with `gaincurate export "
-                "--trainer trinity`.",
+                f"{missing[0]!r} of the run is not in the task set {self.data_source.name!r}: the set was "
+                "filtered, or is of other scores. Write it again with `gaincurate export --trainer trinity`.",
                 gc_id=missing[0],
             )
         by_index = {self.places[row[ID]]: row for row in rows}

@@ -67,8 +67,7 @@ def check(
 def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | None) -> Iterator[Finding]:
     """Named reward functions whose rewards cannot be recorded; arguments as in `check`."""
     names = list(trainer.reward_func_names)
-    outcome = [outcome] if isinstance(outcome, str) else outcome
-    summed = names if outcome is None else list(outcome)
+    summed = names if outcome is None else [outcome] if isinstance(outcome, str) else list(outcome)
     if not summed:
         yield stops("outcome", "outcome=[] names no reward function", "leave it out for all of them")
     for name in sorted({*summed, *([correct] if correct else [])}):
@@ -134,9 +133,8 @@ def see_checkpoint(config: ScheduleConfig, shape: BatchShape, round_: int, saved
     last = f"the newest checkpoint is of step {saved:,}" if saved else "no checkpoint was saved"
     raise InputError(
         f"round {round_} ended at step {end:,}, and {last}: {context.reader} takes the policy as it is now. "
-        "Did a callback keep the trainer from saving, or were its settings changed after attach()? Let it "
-        f"save there (save_strategy='steps', save_steps={steps * every} or a divisor of it) and resume from "
-        "its last checkpoint."
+        "Did a callback prevent saving, or were settings changed after attach()? Let the trainer save there "
+        f"(save_strategy='steps', save_steps={steps * every} or a divisor), and resume from the last one."
     )
 
 
@@ -179,8 +177,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: BatchShape) -
         changed = [name for name, value in shape.batch.items() if was.get(name) != value]
         listed = "; ".join(f"{_BATCH[name]} was {was.get(name)}, now {shape.batch[name]}" for name in changed)
         raise InputError(
-            f"it was saved with another batch, so no resume from it is exact: {listed}. Put that back, or "
-            "begin a new run.",
+            f"it has another batch, so no resume is exact: {listed}. Undo that, or start a new run.",
             batch=changed,
         )
     if int(saved["step"]) != step or not 0 <= done <= steps or shape.inside(done):

@@ -293,9 +293,8 @@ def refuse_padding(trainer: Any, row: Row) -> None:
     change = float(abs(plain - moved).mean()) if len(plain) else 0.0
     if change > _MOVED:
         raise InputError(
-            f"the model's log-probs move by {change:.2g} with {shift} tokens of padding in front, so a "
-            "rollout replayed among other prompts would have other ratios: take a model with relative "
-            "positions."
+            f"the model's log-probs move by {change:.2g} with {shift} tokens of padding in front, so "
+            "replayed rollouts would have other ratios: take a model with relative positions."
         )
 
 
@@ -469,9 +468,8 @@ class Replays:
         for group in self.buffer.groups:
             if group.temperature != self.temperature or group.top_p != self.top_p:
                 raise InputError(
-                    f"{checkpoint} has rollouts that were sampled with temperature {group.temperature:g} and "
-                    f"top_p {group.top_p:g}, and the trainer samples with {self.temperature:g} and "
-                    f"{self.top_p:g}: put the settings back."
+                    f"{checkpoint} has rollouts with temperature {group.temperature:g} and top_p "
+                    f"{group.top_p:g}, not {self.temperature:g} and {self.top_p:g}: restore these settings."
                 )
 
     def train(self: Any, *args: Any, **options: Any) -> Any:

@@ -114,8 +114,7 @@ class Tap:
             return
         if ID not in columns:
             raise InputError(
-                f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows that "
-                "were exported with their ids."
+                f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or exported rows."
             )
         self._calls[name].append([judged(reward) for reward in rewards])
         if name == next(iter(self._calls)):

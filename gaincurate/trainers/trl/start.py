@@ -84,8 +84,7 @@ def config_of(
     if missing := [name for name, value in required.items() if value is None]:
         raise InputError(
             f"attach() opens a run where strategy=, budget= and rounds= are given: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
-            "its folder alone."
+            f"{'is' if len(missing) == 1 else 'are'} missing. To follow an existing run, give its folder."
         )
     defaults = {"align_to": shape.prompts, "scored": f"{run}-scored"}
     return checked(ScheduleConfig, {**defaults, **required, **options, "run": run}, keywords=True)
@@ -102,8 +101,7 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
     if changed:
         differing = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
         raise InputError(
-            f"{run.folder} was opened with {differing}. Give what it was opened with, its folder "
-            "alone, or the folder of a new run."
+            f"{run.folder} was opened with {differing}. Give those options, only its folder, or a new folder."
         )
 
 
@@ -153,9 +151,8 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
             run_command(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
         raise GaincurateError(
-            f"scoring the trainer's rows failed: {last_line(log) or 'it wrote nothing'} (log: {log}). What "
-            "was scored is kept. Run the script again to go on. Options of gaincurate score go into "
-            "score={...}.",
+            f"scoring the trainer's rows failed: {last_line(log) or 'it wrote nothing'} (log: {log}). Scores "
+            "are kept. Run the script again to continue. score={...} takes options of gaincurate score.",
             log=str(log),
         ) from error
     shutil.rmtree(work)  # the set has every column of the rows
@@ -283,8 +280,7 @@ def with_ids(rows: Dataset, run: Run) -> Dataset:
     needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
     if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
         raise InputError(
-            f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
-            f"set by: {_ADVICE}."
+            f"train_dataset has no {ID}, and no {', '.join(missing)} to find its rows by: {_ADVICE}."
         )
     columns = Columns(PROMPT, answer, id_column, note="")
     heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))

@@ -1,8 +1,7 @@
 """verl 0.9.1 follows a run by configuration alone: its dataset, its replay buffer, its checkpoint callback.
 
-verl builds the callback first, with all settings, then the replay buffer, then the datasets. What they share
-is in `run.py`. Each is verl's own class with the run's rows, ids and places put in, so verl trains as it
-always does.
+verl builds the callback first, with all settings, then the replay buffer, then the datasets. They share the
+state in `run.py`. Each is a subclass of verl's class that adds the run's rows, ids and places.
 """
 
 from __future__ import annotations

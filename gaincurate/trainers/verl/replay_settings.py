@@ -1,7 +1,6 @@
 """verl's settings for replay, and its trajectories as rollout groups (verl 0.9.1); tested without verl.
 
-Rules that hold without replay too are in `profile.py`. Groups lack what the present step computes (old
-log-probs).
+Rules that also hold without replay are in `profile.py`. Groups lack old log-probs: each step computes them.
 """
 
 from __future__ import annotations

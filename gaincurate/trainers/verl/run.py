@@ -54,9 +54,8 @@ class Training:
         """
         if not self._ready:
             raise OutputError(
-                f"verl resumed from {self._resumed}, whose data.pt has no place of a run: it is gone, or was "
-                "saved without one. Resume from a checkpoint that has it, or start anew with a new run and "
-                "trainer.resume_mode=disable."
+                f"verl resumed from {self._resumed}, whose data.pt is missing or has no place of a run. "
+                "Resume from one that has it, or start a new run with trainer.resume_mode=disable."
             )
         if position != self.live.position % self.live.budget:
             raise InputError(
@@ -83,8 +82,7 @@ class Training:
         if step != self.step:
             raise InputError(
                 f"verl is at step {step} and the prompts that {self.live.run.folder} handed out make "
-                f"{self.step}: the checkpoint was saved with another data.train_batch_size than "
-                f"{self.batch}. Set it to what it was."
+                f"{self.step}: restore the checkpoint's data.train_batch_size, which was not {self.batch}."
             )
         lines: list[Mapping[str, Any]] = list(rollouts)
         seen = {line[ID] for line in lines}

@@ -58,9 +58,8 @@ def run_of(config: Any) -> Path:
     files = config.get("train_files")
     if (run := run_in(files)) is None:
         raise InputError(
-            f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
-            "folder that `gaincurate schedule start` made. To train without a run, leave "
-            f"{' '.join(_PLUGS[:2])} out."
+            f"data.train_files is {files}, which is no run: set it to the folder that `gaincurate schedule "
+            f"start` made. To train without a run, leave {' '.join(_PLUGS[:2])} out."
         )
     return run
 
