@@ -221,8 +221,6 @@ class ReplayBuffer:
         groups = decode(state["groups"], "the replay buffer's state")
         self._groups = deque(groups[: state["held"]], self.config.capacity)
         self.counts = Counts(**state["counts"])
-        self.last_plan = ReplayPlan(
-            state["fresh_groups"], tuple(groups[place] for place in state["replayed"])
-        )
+        self.last_plan = ReplayPlan(state["fresh_groups"], tuple(groups[i] for i in state["replayed"]))
         self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
         self.step, self.policy_version = state["step"], state["policy_version"]

@@ -140,9 +140,7 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
     array = np.asarray(values)
     casting: Any = "unsafe" if kind is np.bool_ or not array.size else "same_kind"
     if array.ndim != 1 or not np.can_cast(array.dtype, kind, casting):
-        raise OutcomeError(
-            f"{where}: {name} is {array.dtype} of shape {list(array.shape)}, not [length] {kind.__name__}."
-        )
+        raise OutcomeError(f"{where}: {name} is {array.dtype} {array.shape}, not 1-D {kind.__name__}.")
     with np.errstate(over="ignore"):  # a log-prob too small for float32 is refused as an infinity
         copied = array.astype(kind)
     copied.flags.writeable = False
@@ -152,9 +150,7 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
 def _faults(group: RolloutGroup) -> Iterator[str]:
     """The reasons why a loss cannot use the group's values, each as the end of a sentence about the group."""
     if not (math.isfinite(group.temperature) and group.temperature > 0):
-        yield (
-            f": temperature is {group.temperature!r}; it must be above 0: greedy rollouts have no log-probs."
-        )
+        yield f": temperature is {group.temperature!r}; it must be above 0 (greedy has no log-probs)."
     if group.size < 2:
         yield f" has {group.size} rollouts; without two there is nothing to compare."
     if not len(group.prompt_ids):
@@ -167,13 +163,9 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
             )
     for index, (ids, mask, logprobs) in enumerate(group.rollouts):
         if not len(ids) == len(mask) == len(logprobs):
-            yield (
-                f": rollout {index}: {len(ids)} completion_ids, {len(mask)} mask, {len(logprobs)} logprobs."
-            )
+            yield f": rollout {index}: {len(ids)} completion_ids, {len(mask)} mask, {len(logprobs)} logprobs."
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
-            yield (
-                f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 for none."
-            )
+            yield f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 for none."
     if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
         yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):

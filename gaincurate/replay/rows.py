@@ -56,17 +56,13 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
     try:
         table = parquet_in_memory(data)
         if table.schema.metadata != SCHEMA.metadata:
-            raise OutputError(
-                f"{where} has no rollout groups of format {FORMAT}; use the version that wrote it."
-            )
+            raise OutputError(f"{where} has no groups of format {FORMAT}; use the version that wrote it.")
         groups = []
         for row in range(len(table)):
             fields = {name: _value(table.column(name)[row]) for name in SCHEMA.names}
             groups.append(RolloutGroup(**{**fields, "extra": json_value(fields["extra"])}))
     except (OutcomeError, pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"{where} is damaged: {error}. Go back to a checkpoint before it, or remove the file."
-        ) from error
+        raise OutputError(f"{where} is damaged: {error}. Resume from an earlier checkpoint.") from error
     return groups
 
 

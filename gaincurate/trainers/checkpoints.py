@@ -185,9 +185,7 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
     if kind != "LORA":
-        raise ModelError(
-            f"{adapter} is a {kind} adapter, and only LoRA can be merged; let the trainer merge it."
-        )
+        raise ModelError(f"{adapter} is a {kind} adapter; only LoRA can be merged: let the trainer merge it.")
     if not config.get("lora_alpha"):
         raise ModelError(
             f"{adapter / ADAPTER} has lora_alpha {config.get('lora_alpha')}, with which nothing would be "
@@ -386,9 +384,7 @@ class TrainerFinder(Finder):
                 seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
         except TrainerError as error:
             why = (last_line(log) or "it said nothing").removeprefix("error: ")
-            raise GaincurateError(
-                f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
-            ) from error
+            raise GaincurateError(f"the adapter was not merged: {why} (log: {log}).", log=str(log)) from error
         run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
         write_sealed(model / RECORD, {"merged": record})
         return model

@@ -96,8 +96,8 @@ class ExportView:
         self._without_answer = 0  # rows whose answer is null
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
-        judged = self.same(profile.judge, options.data_source)
-        self.columns = profile.columns(self) | judged | {ID: self.ids()}
+        self.columns = profile.columns(self) | self.same(profile.judge, options.data_source)
+        self.columns[ID] = self.ids()
         if sizes is not None and profile.group_size is not None:
             of_rows = ExportColumn(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.columns[profile.group_size] = of_rows
@@ -303,9 +303,8 @@ class ExportView:
             kind, field = pa.int64(), None
 
         def values(rows: Rows) -> list[int]:
-            places = range(rows.first, rows.first + len(rows.ids))
-            given = column_values(rows.table, field) if field else [None] * len(places)
-            return [place if value is None else value for value, place in zip(given, places, strict=True)]
+            given = column_values(rows.table, field) if field else [None] * len(rows.ids)
+            return [place if value is None else value for place, value in enumerate(given, rows.first)]
 
         return ExportColumn(kind, values, field)
 
@@ -330,9 +329,8 @@ class ExportView:
                 return answers
             return [json_text({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
 
-        return ExportColumn(
-            pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer
-        )
+        written = pa.string() if is_number or is_text or self.id_in_answer else kind
+        return ExportColumn(written, values, self.answer)
 
     @property
     def has_answer(self) -> bool:

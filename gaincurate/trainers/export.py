@@ -141,9 +141,7 @@ def _open(
     facts: dict[str, Any] = {"format": FORMAT}
     if (source / RUN).exists():
         if pick.by is not None or pick.ascending:
-            raise InputError(
-                f"--by and --ascending are for a scored set; {source} is a run, whose plan orders."
-            )
+            raise InputError(f"--by and --ascending are for scored sets; {source} is a run, in plan order.")
         run = Run(source)
         newest = run.newest()
         round_ = newest if pick.round is None else pick.round
@@ -216,17 +214,13 @@ def _write(view: ExportView, tables: Iterable[pa.Table], out: Path, facts: dict[
 def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: bool) -> None:
     trainer = profile.name
     if out.suffix not in profile.suffixes:
-        raise InputError(
-            f"--out {out}: for {trainer} the file's name must end in {' or '.join(profile.suffixes)}."
-        )
+        raise InputError(f"--out {out}: for {trainer} its name must end in {' or '.join(profile.suffixes)}.")
     if set(str(out.resolve())) & set(profile.refused_in_path):
         marks = " and ".join(map(repr, profile.refused_in_path))
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     for path in (out, system_file(out) if profile.system_file else None, listed):
         if path is not None and path.exists() and not overwrite:
-            raise OutputError(
-                f"{path} exists already; give another --out, or --overwrite to replace it.", path=str(path)
-            )
+            raise OutputError(f"{path} exists; give another --out, or --overwrite.", path=str(path))
     if profile.reads_folder and out.parent.is_dir():
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
         if beside:

@@ -56,9 +56,7 @@ def _trl_rows(path: Path, asked: str | None) -> tuple[list[Json], list[str]]:
     """The rows of a table of completions with the reward as `reward`; every row as text without its step."""
 
     def refuse(why: str) -> OutcomeError:
-        return OutcomeError(
-            f"{path} is no complete table of TRL's; is it being written? ({why}.)", path=str(path)
-        )
+        return OutcomeError(f"{path} is no complete TRL table; is it being written? ({why}.)", path=str(path))
 
     table = read_parquet(path, refuse)
     if missing := _TRL - set(table.column_names):

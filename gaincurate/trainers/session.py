@@ -319,10 +319,9 @@ def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False)
         stat = (path / RUN).stat() if (path / RUN).exists() else None
     birth = (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
     before, live = _FOLLOWED.get(path, (birth, None))
-    if live is not None and before != birth:  # another run was started in the folder
-        live.close()
-        live = None
-    if live is None:
+    if live is None or before != birth:
+        if live is not None:  # another run was started in the folder
+            live.close()
         live = RunSession(path, note, checkpoints=checkpoints)
         _FOLLOWED[path] = (birth, live)
     return live

@@ -91,7 +91,7 @@ def answers(view: dict[str, Any], row: dict[str, Any]) -> Iterator[Any]:
 def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
     suffixes = profiles()[trainer].suffixes
     if suffix not in suffixes:
-        sentence = f"for {trainer} the file's name must end in {' or '.join(suffixes)}"
+        sentence = f"for {trainer} its name must end in {' or '.join(suffixes)}"
         with pytest.raises(InputError, match=re.escape(sentence)):
             write(tmp_path, trainer, suffix=suffix)
         return
@@ -303,7 +303,7 @@ def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
         assert found.facts["round"] == round_
     with pytest.raises(InputError, match="--round 2 is not planned in .*; the newest is 1"):
         export(run.folder, "trl", file, ViewOptions(), Pick(round=2), overwrite=True)
-    with pytest.raises(InputError, match="--by and --ascending are for a scored set"):
+    with pytest.raises(InputError, match="--by and --ascending are for scored sets"):
         export(run.folder, "trl", file, ViewOptions(), Pick(by="level"), overwrite=True)
 
 
@@ -331,7 +331,7 @@ def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced_or_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "trl")
     before = out(tmp_path, "trl").read_bytes()
-    with pytest.raises(OutputError, match="exists already; give another --out, or --overwrite"):
+    with pytest.raises(OutputError, match="exists; give another --out, or --overwrite"):
         write(tmp_path, "trl")
     # The third row is broken, and rows come one by one: two are written when it is found.
     monkeypatch.setattr(module, "_CHUNK", 1)
@@ -367,7 +367,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     system.rename(tmp_path / "kept")
     out(tmp_path / "n", "nemo-rl").unlink()
     system.write_text("mine")
-    with pytest.raises(OutputError, match=r"train\.system\.txt exists already"):
+    with pytest.raises(OutputError, match=r"train\.system\.txt exists"):
         write(tmp_path / "n", "nemo-rl")
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)

@@ -162,7 +162,7 @@ def test_a_table_is_whole_and_has_each_column_once_and_nan_is_no_reward(run: Run
         with pytest.raises(OutcomeError, match=why):
             take_logs(run, [file])
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(OutcomeError, match="is no complete table of TRL's; is it being written"):
+    with pytest.raises(OutcomeError, match="is no complete TRL table; is it being written"):
         take_logs(run, [file])
 
 

@@ -138,7 +138,7 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "{0} is a PREFIX_TUNING adapter, and only LoRA can be"),
+        ({"peft_type": "PREFIX_TUNING"}, "{0} is a PREFIX_TUNING adapter; only LoRA can be"),
         ({"lora_alpha": 0}, "{0}/adapter_config.json has lora_alpha 0, with which nothing would be merged"),
     ],
 )

@@ -268,7 +268,7 @@ def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Pat
         return [2.0 + len(text) for text in completions]
 
     options: dict[str, Any] = {"kind": ReplayGRPOTrainer, "reward_funcs": [shaped, arithmetic.right]}
-    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth"):
+    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and replay needs correctness"):
         make(model, tmp_path, **options).train()
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, correct="right"), **options)
     trainer.train()

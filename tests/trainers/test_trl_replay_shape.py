@@ -216,7 +216,7 @@ def test_a_group_that_nobody_could_judge_is_none() -> None:
         ([row("a")] * 3, [1.0, 0.0, 1.0], "^3 rollouts came with 3 rewards, which do not make groups of 2"),
         ([row("a")] * 4, [1.0, 0.0], "^4 rollouts came with 2 rewards"),
         ([row("a")] * 2, [1.0, 0.0, 1.0, 1.0], "^2 rollouts came with 4 rewards"),
-        ([row("a")] * 2, [-1.0, 1.0], "^a reward of 'a' is -1, and whether a group is worth keeping is seen"),
+        ([row("a")] * 2, [-1.0, 1.0], "^a reward of 'a' is -1, and replay needs correctness from 0 to 1"),
     ],
 )  # fmt: skip
 def test_what_makes_no_group_is_refused(rows: list[Row], rewards: list[float], sentence: str) -> None:

@@ -140,7 +140,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
 def test_rows_that_are_not_the_runs_are_refused() -> None:
     rows = trainer().train_dataset
     assert places_of(rows, ["id3", "id1"]) == [3, 1]
-    with pytest.raises(InputError, match="^train_dataset has no row for 'id99', which the plan asks for"):
+    with pytest.raises(InputError, match="^train_dataset has no row for 'id99' of the plan"):
         places_of(rows, ["id1", "id99"])
 
 

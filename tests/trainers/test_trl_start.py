@@ -194,8 +194,8 @@ def test_rows_get_the_ids_of_their_own_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "added", "sentence"),
     [
-        ({"prompt": "q"}, {}, "no column answer to find its rows"),
-        ({"question": "q", "answer": "1"}, {}, "no column prompt to find its rows"),
+        ({"prompt": "q"}, {}, "and no answer to find it by"),
+        ({"question": "q", "answer": "1"}, {}, "and no prompt to find it by"),
         ({"prompt": "q", "answer": "1"}, {"system": "Think."}, "scored with a system message or examples that"),
     ],
 )  # fmt: skip

@@ -51,11 +51,9 @@ def run_context(run: Run, mode: Mode, **more: Any) -> RuleContext:
     It has no prompt lengths if `--without-system` makes the trainer's prompts shorter than the scored ones.
     Raises OutputError if the run's scored set has changed.
     """
-    try:
-        data = run.data(run.round)
+    data = run.data(run.round)
+    with suppress(GaincurateError):  # raised if there is no file, or it cannot be read
         more["columns"] = frozenset(parquet_head(data, broken(data))[0].names)
-    except GaincurateError:  # no file that can be read
-        pass
     more |= {"folder": str(run.folder.resolve()), "scored": run.scored.identity}
     if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
         step = run.config.align_to if run.config.align_to > 1 else len(sizes)
@@ -115,9 +113,7 @@ def examine(
     """
     trainer = trainer_named(name)
     if mode == "live" and not trainer.live:
-        raise InputError(
-            f"--mode live: {name} has no place where a schedule could be plugged in; use --mode segment."
-        )
+        raise InputError(f"--mode live: {name} has no live adapter; use --mode segment.")
     read = read_settings(sources, trainer.launches, command)
     opened = None if run is None else Run(run)
     report = judge(trainer, read, run_context(opened, mode) if opened else RuleContext(mode), opened)

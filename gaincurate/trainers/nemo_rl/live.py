@@ -91,9 +91,7 @@ class RunBatches:
         self.data = self.data or os.environ.get(DATA)
         self.checkpoints = self.checkpoints or os.environ.get(CHECKPOINTS)
         if not self.checkpoints:
-            raise InputError(
-                f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
-            )
+            raise InputError(f"set {CHECKPOINTS} to checkpointing.checkpoint_dir, where a resume starts.")
         # NeMo-RL gives a custom dataloader its loaders and no settings, so the rules cannot be asked here.
         for task, loader in dataloaders.items():
             ids = _ids(loader.dataset.dataset, self.data)

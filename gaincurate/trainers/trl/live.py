@@ -191,13 +191,10 @@ class Follower(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Move the run to the trainer's step."""
         if getattr(self._trainer, "_step", 0) % self.shape.repeats:
-            raise InputError(
-                "this trainer still has rollouts of an interrupted generation's window; make a new trainer."
-            )
+            raise InputError("the trainer has rollouts of an interrupted generation; make a new trainer.")
         self._tap.forget()
-        self.round, self._ids, self._tap.metrics = together(
-            lambda: self._begin(state.global_step), self._accelerator
-        )
+        news = together(lambda: self._begin(state.global_step), self._accelerator)
+        self.round, self._ids, self._tap.metrics = news
 
     def _begin(self, step: int) -> News:
         """Restart round 0, or return the run to the checkpoint if training can resume there exactly."""

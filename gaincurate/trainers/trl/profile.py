@@ -12,7 +12,7 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, find, must, only
 from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.markers import json_or_none
+from gaincurate.trainers.markers import json_or_none, unreadable
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 from gaincurate.trainers.trl.batching import shape_in
 
@@ -213,11 +213,9 @@ def _columns(view: ExportView) -> dict[str, ExportColumn]:
 def _trainer_state(path: Path, step: int) -> str | None:
     """Rank 0 writes `trainer_state.json` after everything else."""
     file = path / "trainer_state.json"
-    if not file.is_file():
-        return f"{path} has no trainer_state.json, which is written last"
     state = json_or_none(file)
     if not isinstance(state, dict) or "global_step" not in state:
-        return f"{file} is not finished"
+        return unreadable(file) or f"{file} is not finished"
     saved = state["global_step"]
     return None if saved == step else f"{file} is of step {saved}, not {step}"
 
