@@ -82,8 +82,7 @@ class DoctorConfig(_Options):
     mode: Annotated[
         Literal["segment", "live", "export"] | None,
         Option(
-            "segment (default): one trainer process per round. live: one process with the live adapter. "
-            "export: training on one exported file."
+            "segment (default): one process per round. live: one process in all. export: one exported file."
         ),
     ] = None
     run: Annotated[

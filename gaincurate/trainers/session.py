@@ -173,8 +173,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         if self.budget % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
-                f"{self.budget:,}, which is no multiple: a batch would lie in two rounds. Start the run with "
-                f"--align-to {count} and a --budget that is one."
+                f"{self.budget:,}, no multiple: start the run with --align-to {count} and another --budget."
             )
         if self.position % count:
             raise InputError(
@@ -240,8 +239,7 @@ class RunSession(AbstractContextManager["RunSession"]):
             return error
         absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
-        coverage = f" A run that is started with --min-coverage {share:g} continues here, and later outcomes "
-        coverage += "count as late."
+        coverage = f" A run started with --min-coverage {share:g} continues here; later outcomes are late."
         return OutcomeError(f"{error} {self.ahead}{coverage if share > 0 else ''}", **error.data)
 
     def save(self, step: int, **more: Any) -> Json:

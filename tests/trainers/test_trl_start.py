@@ -138,8 +138,8 @@ def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path)
     with pytest.raises(InputError) as caught:
         see_same(run, wanted(budget=16, seed=1, options={"alpha": 2}))
     assert str(caught.value) == (
-        f"{run.folder} was opened with budget 8, not 16; seed 0, not 1; alpha 3.0, not 2.0. Give those "
-        "options, only its folder, or a new folder."
+        f"{run.folder} was opened with budget 8, not 16; seed 0, not 1; alpha 3.0, not 2.0. Give that, "
+        "only its folder, or a new folder."
     )
     with pytest.raises(InputError, match="strategy 'gain-rl', not 'uniform'"):
         see_same(run, wanted(strategy="uniform"))

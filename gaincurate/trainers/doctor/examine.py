@@ -230,8 +230,7 @@ def tools(trainer: Profile, settings: Settings, context: RuleContext) -> Iterato
     rendering, column = trainer.rendering, context.scored["source"].get("tools_column")
     why, key = f"prompts were scored with the tools of column {column!r}", rendering.row_tools
     if column and not (key or rendering.code or additions(rendering, settings, context)):
-        advice = "score the set again with --tools-column none, or with the tools that the trainer's "
-        advice += "configuration gives to all rows"
+        advice = "score the set again with --tools-column none, or with the tools in the trainer's settings"
         why += f", and {trainer.name} renders no tools of a row"
         yield Finding("tools", "wrong", why, advice=advice)
     elif key and column and settings[key] not in ("tools", column):

@@ -15,11 +15,11 @@ from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
 
 _ALL = 100_000_000
-_MANY = 10_000  # prompts: nobody means a round of so many
+_MANY = 10_000  # prompts, more than any round has
 
 
 def subset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
-    """The file is read up to a number of rows."""
+    """No row of the file may be left out by a limit."""
     key = "data.max_samples"
     most = settings.number(key)
     if most is not None and most < (context.budget or (_MANY if context.segment else _ALL)):
@@ -27,7 +27,7 @@ def subset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
 
 
 def tail(settings: Settings, context: RuleContext) -> Iterator[Finding]:
-    """The last samples of a round that do not fill a training batch are dropped."""
+    """A round's samples must fill training batches, or the last ones are dropped."""
     each = settings.count("rollout.n_samples_per_prompt") or 1
     batch, budget = settings.count("train.batch_size") or 0, context.budget
     if context.mode == "export" or budget is None or not batch:
@@ -80,7 +80,7 @@ def _launch(path: Path, view: ExportView) -> Launch:
 
 
 def _tokenizer_last(path: Path, step: int) -> str | None:
-    """The tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
+    """An export has the tokenizer last; DeepSpeed folders have the file `latest`."""
     is_export = path.name.endswith("_hf")
     return tokenizer_unfinished(path) if is_export else tracker("latest", "global_step")(path, step)
 

@@ -11,7 +11,7 @@ from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded, hydra_value
 
 _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
-"""Environments of skyrl-gym itself."""
+"""Environments of skyrl-gym."""
 
 RULES = (
     common.rows("data.train_data"),

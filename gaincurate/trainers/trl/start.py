@@ -98,9 +98,9 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
         given, there = given | {name: own[name] for name in config.options}, there | there["options"]
     changed = {name: value for name, value in given.items() if there.get(name) != value}
     if changed:
-        differing = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
+        changes = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
         raise InputError(
-            f"{run.folder} was opened with {differing}. Give those options, only its folder, or a new folder."
+            f"{run.folder} was opened with {changes}. Give that, only its folder, or a new folder."
         )
 
 

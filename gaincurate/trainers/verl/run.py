@@ -1,6 +1,6 @@
 """The state that verl's dataset, replay buffer and checkpoint callback share while they follow one run.
 
-verl builds the three separately, in the driver's process. No module here imports verl, so tests do not need it.
+verl builds the three separately, in the driver's process. This module imports no verl, so tests need none.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Training:
         if position != self.live.position % self.live.budget:
             raise InputError(
                 f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
-                "handed out, each once and in order. Set data.shuffle=False and data.dataloader_num_workers=0, "
+                "handed out, each once, in order. Set data.shuffle=False and data.dataloader_num_workers=0, "
                 "and resume with the checkpoint's data.train_batch_size."
             )
         begins = self.live.position >= self.live.budget

@@ -24,8 +24,8 @@ _PLUGS = [f"{key}={value}" for key, value in LIVE.items()]  # the first two are 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     """The overrides with which `python -m verl.trainer.main_ppo` follows the run in a folder.
 
-    `batch` is the number of prompts per step; default: the run's `--align-to`, or else the whole round. Raises
-    InputError if it does not divide the budget, and OutputError if the folder has no run.
+    `batch` is the number of prompts per step; default: the run's `--align-to`, or else the whole round.
+    Raises InputError if it does not divide the budget, and OutputError if the folder has no run.
     """
     opened = Run(Path(run).resolve())
     config = opened.config
@@ -33,8 +33,7 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     if config.budget % size:
         raise InputError(
             f"data.train_batch_size is {size} and a round has {config.budget:,} prompts, which is no "
-            "multiple: a batch would lie in two rounds. Set it to a divisor, or start a run with --align-to "
-            f"{size}."
+            f"multiple: a batch would span two rounds. Set a divisor, or start a run with --align-to {size}."
         )
     words = [f"data.train_files={hydra_value(opened.folder)}", *_PLUGS[:2], "data.shuffle=False"]
     words += ["data.dataloader_num_workers=0", f"data.train_batch_size={size}"]
