@@ -26,13 +26,11 @@ class NextConfig(_Options):
 
     run: _Run
     checkpoint: Annotated[
-        Path | None,
-        Option("The round's checkpoint, if the run scores again now; with --trainer, the output root."),
+        Path | None, Option("The round's checkpoint, if it is scored now; with --trainer, the output root.")
     ] = None
     trainer: _Trainer = None
     outcomes: Annotated[
-        list[Path] | None,
-        Option("Take outcomes from the trainer's logs: a file, a folder or a glob; repeatable."),
+        list[Path] | None, Option("Take outcomes from the trainer's logs: file, folder or glob; repeatable.")
     ] = None
     reward_column: Annotated[
         str | None, Option("The log's column with the reward, if several have numbers.", metavar="NAME")
@@ -68,22 +66,18 @@ class DoctorConfig(_Options):
         Option("The trainer's command or flags; they override files.", metavar="-- CMD ...", argument=True),
     ] = None
     trainer: Annotated[
-        str | None,
-        Option(f"Check the settings of this trainer: {', '.join(with_part('rules'))}.", metavar="T"),
+        str | None, Option(f"Check this trainer's settings: {', '.join(with_part('rules'))}.", metavar="T")
     ] = None
     config: Annotated[
         list[str] | None,
         Option(
-            "The trainer's .yaml, .json or .toml file, or a script with its command; - is YAML on standard "
-            "input. Repeatable; later files override earlier ones.",
+            "A .yaml, .json or .toml file, or a script; - is YAML on stdin. Repeatable; later files win.",
             metavar="F",
         ),
     ] = None
     mode: Annotated[
         Literal["segment", "live", "export"] | None,
-        Option(
-            "segment (default): one process per round. live: one process in all. export: one exported file."
-        ),
+        Option("segment (default): a process per round. live: one process. export: an exported file."),
     ] = None
     run: Annotated[
         Path | None, Option("Also compare sizes, prompt lengths and tokens with this run.", metavar="RUN")

@@ -37,8 +37,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
 
     Iteration begins after the place given to `load_state_dict`. Without a place, it begins with the planned
     prompts that have no outcomes, so a kill loses none. With a place, rows that were yielded before it and
-    not reported are not yielded again, so save it after the outcomes of a step. Only one process may iterate,
-    so a data loader may have one worker.
+    not reported are lost, so save it after a step's outcomes. A data loader may have at most one worker.
 
     Args:
         run: the run's folder.

@@ -115,7 +115,7 @@ def test_a_setting_that_breaks_replay_is_refused(changed: dict[str, Any], begins
 def test_all_that_would_break_replay_is_refused_at_once() -> None:
     with pytest.raises(InputError) as refused:
         check(Replay(capacity=8, clip="two"), beta=0.04, tools=[print], save_only_model=True)  # type: ignore[arg-type]
-    begins = ["clip='two' is not", "beta=0.04 needs", "tools=[", "save_only_model is true"]
+    begins = ["clip='two' is unknown", "beta=0.04 needs", "tools=[", "save_only_model is true"]
     lines = str(refused.value).splitlines()
     assert len(lines) == len(begins)
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))

@@ -274,9 +274,8 @@ def _tokens(text: str) -> list[str]:
 def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any]:
     """A file's tree, merged over the YAML files beside it that its `defaults` name, as in NeMo-RL."""
     kind, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
-    text = _text(source)
     try:
-        tree = parse(text)
+        tree = parse(_text(source))
     except ValueError as error:
         why = " ".join(str(error).split())
         raise InputError(f"--config {source}: this is no {kind}: {why}.", path=source) from error

@@ -62,8 +62,7 @@ class RunBatches:
     ) -> tuple[Any, dict[str, Iterator[Any]]]:
         """The next batch, one `batch_size` of each dataloader, in the plan's order.
 
-        Raises as `RunSession.take`, InputError if a setting or a prompt is missing, and StopIteration at the
-        run's end.
+        Raises as `RunSession.take`, InputError if a setting or a prompt is missing, StopIteration at the end.
         """
         from nemo_rl.data.collate_fn import rl_collate_fn  # not at the top: environments call `report` too
 
