@@ -90,7 +90,9 @@ def replay_loss(
     epsilon_high: float | None = None,
     mean: Mean = "sequence",
 ) -> torch.Tensor:
-    """GRPO's clipped loss with ratios against the behaviour policy.
+    """GRPO's clipped loss with ratios r = pi / pi_behaviour (arXiv 2506.05316, section 2.2).
+
+    The mean of -min(r A, clip(r, c (1 - epsilon), c (1 + epsilon_high)) A), where `Clip` is the centre c.
 
     Args:
         logps: `[rollouts, tokens]`, natural logarithms, with a gradient.

@@ -184,7 +184,7 @@ def test_what_was_heard_of_a_step_that_did_not_end_is_dropped() -> None:
 def test_rows_without_ids_are_refused() -> None:
     made = trainer(right)
     tap(made)
-    with pytest.raises(InputError, match="^the rows have no gc_id: train on"):
+    with pytest.raises(InputError, match="^rows have no gc_id: use"):
         made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
 
 

@@ -112,9 +112,7 @@ class Tap:
         if self._evaluates:
             return
         if ID not in columns:
-            raise InputError(
-                f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or exported rows."
-            )
+            raise InputError(f"rows have no {ID}: use gaincurate.trainers.trl.dataset(run) or exported rows.")
         self._calls[name].append([judged(reward) for reward in rewards])
         if name == next(iter(self._calls)):
             self._rows.append((list(columns[ID]), [len(ids) for ids in columns["completion_ids"]]))
