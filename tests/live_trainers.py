@@ -1,8 +1,7 @@
 """The loops of four trainers with our live adapters, over fakes that have the trainers' signatures.
 
-A `Driver` is a trainer, and a loop is one process of it with 4 prompts per step. `steps` trains and saves
-after each step, `ask_ahead` takes the prompts of two steps without outcomes, `end` ends the process, and
-`trained` has the ids.
+A `Driver` is a trainer, and a loop is one process of it with 4 prompts per step. `steps` trains and saves after
+each step, `ask_ahead` takes the prompts of two steps without outcomes, `end` ends it, `trained` has the ids.
 """
 
 from __future__ import annotations

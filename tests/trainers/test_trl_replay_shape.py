@@ -211,7 +211,7 @@ def test_a_group_that_nobody_could_judge_is_none() -> None:
 @pytest.mark.parametrize(
     ("rows", "rewards", "sentence"),
     [
-        ([row("a"), row("bb")], [1.0, 0.0], "^the 2 rollouts of a group are of 'a' and of 'bb': the rows come"),
+        ([row("a"), row("bb")], [1.0, 0.0], "^the 2 rollouts of a group are of 'a' and of 'bb': the rows are"),
         ([row("a"), row("a", prompt=3)], [1.0, 0.0], "of a group are of 'a' and of 'a'"),  # another prompt
         ([row("a")] * 3, [1.0, 0.0, 1.0], "^3 rollouts came with 3 rewards, which do not make groups of 2"),
         ([row("a")] * 4, [1.0, 0.0], "^4 rollouts came with 2 rewards"),

@@ -125,9 +125,7 @@ def test_a_resume_without_a_place_is_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     (tmp_path / "global_step_1").mkdir()
     training = Training(run.folder, BATCH, tmp_path / "global_step_1")
-    with pytest.raises(
-        OutputError, match=r"^verl resumed from .*global_step_1, whose data.pt is missing or has no place"
-    ):
+    with pytest.raises(OutputError, match=r"^verl resumed from .*global_step_1, whose data.pt is missing or"):
         training.hand_out(0)
 
 

@@ -103,7 +103,6 @@ def test_a_hold_is_made_once_and_made_again_for_another_checkpoint(tmp_path: Pat
     assert source(held) == str(tmp_path / "checkpoint-20")
     # A kill may leave a folder without a record.
     (held / RECORD).unlink()
-    (held / "config.json").write_text("half")
     (held / "other.json").write_text("{}")
     folders.write(tmp_path, folders.trl(30))
     hold(newest(tmp_path), held)
