@@ -1,8 +1,7 @@
-"""What the loops of four trainers do with our live adapters, over fakes with the trainers' signatures.
+"""The loops of four trainers with our live adapters, over fakes that have the trainers' signatures.
 
-A `Driver` is a trainer, a loop one process of it, 4 prompts a step: `steps` trains and saves after each step,
-`ask_ahead` takes two steps' prompts without outcomes, `end` does what the end of the process does, and
-`trained` has the ids.
+A `Driver` is a trainer, and a loop is one process of it with 4 prompts per step. `steps` trains and saves after
+each step, `ask_ahead` takes the prompts of two steps without outcomes, `end` ends it, `trained` has the ids.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from adapters import Table, adapter, exported, reward_of
 from gaincurate.schedule.run import Run
 
 
-class Driver:
+class Driver(ABC):
     """One trainer."""
 
     module: str
@@ -47,9 +47,9 @@ class Driver:
     def adapter(self) -> Any:
         return adapter(self.monkeypatch, self.module, self.fake.modules())
 
+    @abstractmethod
     def begin(self, run: Run | None, folder: Path, start: int = 0) -> Any:
         """A loop: one process, from its start or from what an earlier one saved after `start` steps."""
-        raise NotImplementedError
 
 
 # NeMo-RL.

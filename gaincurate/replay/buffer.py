@@ -1,8 +1,7 @@
-"""The replay buffer: which groups a step generates and which it replays.
+"""The replay buffer: plans how many groups a step generates and which ones it replays.
 
-The draw depends on the seed, the step and the groups alone, so that every process of a trainer, and a run
-that goes on from a checkpoint, plans the same. Groups whose rollouts were all equally correct have nothing
-to compare and are not kept.
+The draw depends only on the seed, the step and the groups, so every process of a trainer makes the same plan,
+also after a resume. Groups whose rollouts are all equally correct have no advantages, and are not kept.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
-_STREAM = 0x5250  # of the seed's noise; no strategy uses it
+_STREAM = 0x5250  # the stream of random numbers; no strategy uses it
 
 
 @dataclass(slots=True)
 class Counts:
-    """Counts since the buffer was made; every inserted group is one of kept, uninformative or too old.
+    """Counts since the buffer was made. Every new group counts as kept, uninformative or too old.
 
-    `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
-    already and changed nothing. `steps` were planned, `replay_steps` of them with replay, and `waiting` since
-    the last of these. Tokens are completion tokens.
+    `evicted` groups made room for newer ones, and `aged` ones exceeded `max_age`. `repeated` groups had been
+    inserted before and changed nothing. `steps` were planned, `replay_steps` of them with replay, and
+    `waiting` since the last of these. Tokens are completion tokens.
     """
 
     kept: int = 0
@@ -43,25 +42,24 @@ class Counts:
     tokens_trained: int = 0
 
 
-class Plan(NamedTuple):
-    """The batch of a step: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
+class ReplayPlan(NamedTuple):
+    """The batch of a step: the number of groups to generate, and those to replay, `[0]` or `[B - fresh]`."""
 
     fresh_groups: int
     replayed: tuple[RolloutGroup, ...]
 
 
 class ReplayBuffer:
-    """At most `capacity` informative groups, first in first out.
+    """At most `capacity` informative groups, first in, first out.
 
-    One process holds it, or each process one with the same seed that gets the same groups. Its memory is
-    that of the groups in it and of those of the last plan:
-    `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens, and about 3 kB
-    per group for objects.
+    Either one process has a buffer, or each process has one with the same seed and inserts the same groups.
+    It takes `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens,
+    because it also keeps the groups of the last plan, and about 3 kB per group for Python objects.
 
     Attributes:
         counts: see `Counts`.
-        step: the step last planned; -1 before the first.
-        policy_version: that of the step last planned; -1 before the first.
+        step: the last planned step; -1 before the first.
+        policy_version: the policy version of that step; -1 before the first.
         last_plan: the plan of that step; empty before the first.
 
     Args:
@@ -72,7 +70,7 @@ class ReplayBuffer:
         self.config = config
         self.counts = Counts()
         self.step = self.policy_version = -1
-        self.last_plan = Plan(0, ())
+        self.last_plan = ReplayPlan(0, ())
         self._groups: deque[RolloutGroup] = deque(maxlen=config.capacity)
         self._seen: set[Key] = set()
 
@@ -81,28 +79,28 @@ class ReplayBuffer:
 
     @property
     def groups(self) -> tuple[RolloutGroup, ...]:
-        """The stored groups, the oldest first."""
+        """The stored groups, oldest first."""
         return tuple(self._groups)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the groups in it and of those of the last plan that have left."""
+        """Bytes of the stored groups, and of those in the last plan that are no longer stored."""
         return sum({id(group): group.nbytes for group in (*self._groups, *self.last_plan.replayed)}.values())
 
-    def plan(self, step: int, policy_version: int | None = None) -> Plan:
+    def plan(self, step: int, policy_version: int | None = None) -> ReplayPlan:
         """Plan the groups that a step generates and replays; call it before generation.
 
-        Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
-        the whole batch is fresh. The draw depends on the seed, the step and what is in the buffer. Asking for
-        the same step again gives the same plan, also after its `insert`.
+        The step replays `B - fresh` groups, drawn uniformly without replacement, if the buffer has so many;
+        otherwise the whole batch is fresh. The draw depends on the seed, the step and the stored groups. A
+        second call for the same step returns the same plan, also after its `insert`.
 
         Args:
-            step: rising from call to call.
-            policy_version: of the weights that will generate; None where each step has new weights, so that
-                it is the step.
+            step: the step to plan, above those of earlier calls.
+            policy_version: the version of the weights that will generate, not below those of earlier calls;
+                None if each step has new weights: then it is the step.
 
         Raises:
-            OutcomeError: the step or the version lies before the last one.
+            OutcomeError: the step or the version is below an earlier one.
         """
         version = step if policy_version is None else policy_version
         if (step, version) == (self.step, self.policy_version) and step >= 0:
@@ -110,8 +108,8 @@ class ReplayBuffer:
         if step <= self.step or version < self.policy_version:
             raise OutcomeError(
                 f"step {step} with policy version {version} is asked for and the buffer is at step "
-                f"{self.step} with version {self.policy_version}: both rise. Where the trainer went back to "
-                "a checkpoint, load the buffer's state from there too.",
+                f"{self.step} with version {self.policy_version}: both must rise. If the trainer resumed "
+                "from a checkpoint, load the buffer's state from it too.",
                 step=step,
             )
         sizes, counts = self.config, self.counts
@@ -127,7 +125,7 @@ class ReplayBuffer:
         counts.waiting = 0 if replayed else counts.waiting + 1
         counts.tokens_trained += sum(group.tokens for group in replayed)
         self.step, self.policy_version, self._seen = step, version, set()
-        self.last_plan = Plan(sizes.batch_groups - len(replayed), replayed)
+        self.last_plan = ReplayPlan(sizes.batch_groups - len(replayed), replayed)
         return self.last_plan
 
     def _too_old(self, group: RolloutGroup, version: int) -> bool:
@@ -135,42 +133,24 @@ class ReplayBuffer:
         return limit is not None and version - group.policy_version > limit
 
     def insert(self, groups: Iterable[RolloutGroup]) -> int:
-        """Take in the step's fresh groups, all at once or in parts; the oldest leave where there is no place.
+        """Store the step's fresh groups, all at once or in parts; they replace the oldest in a full buffer.
 
-        A group that came before (same id, version and step) changes nothing, whatever is in it, and is
-        counted: a step that is done again after a restart, or groups that every process hands in, are
-        stored once.
+        A group that was inserted before (same id, version and step) only counts as repeated, whatever its
+        content, so groups of a repeated step, or from every process, are stored once.
 
         Args:
-            groups: of the step last planned.
+            groups: groups of the last planned step.
 
         Returns:
-            How many were kept.
+            The number of groups that were kept.
 
         Raises:
-            OutcomeError: a group of another step or size, of weights not planned, or more groups than
-                planned; nothing was taken.
+            OutcomeError: a group has another step or size or a later version, or there are more than planned;
+                nothing is stored.
         """
-        new, counts, kept = self._new(groups), self.counts, self.counts.kept
-        for group in new:
-            counts.tokens_generated += group.tokens
-            counts.tokens_trained += group.tokens
-            if self._too_old(group, self.policy_version):
-                counts.too_old += 1
-            elif not group.informative:
-                counts.uninformative += 1
-            else:
-                counts.kept += 1
-                counts.evicted += len(self._groups) == self.config.capacity
-                self._groups.append(group)
-        self._seen |= {group.key for group in new}
-        return counts.kept - kept
-
-    def _new(self, arrived: Iterable[RolloutGroup]) -> list[RolloutGroup]:
-        """Those that did not come before, all checked; the others are counted."""
+        counts, kept, size, repeated = self.counts, self.counts.kept, self.config.group_size, 0
         new: dict[Key, RolloutGroup] = {}
-        size, repeated = self.config.group_size, 0
-        for group in arrived:
+        for group in groups:
             if (group.step, group.size) != (self.step, size) or group.policy_version > self.policy_version:
                 raise OutcomeError(
                     f"the group of prompt {group.gc_id!r} has step {group.step}, {group.size} rollouts and "
@@ -183,20 +163,32 @@ class ReplayBuffer:
                 repeated += 1
             else:
                 new[group.key] = group
-        come, planned = len(self._seen) + len(new), self.last_plan.fresh_groups
-        if come > planned:
+        arrived, planned = len(self._seen) + len(new), self.last_plan.fresh_groups
+        if arrived > planned:
             raise OutcomeError(
-                f"step {self.step} has {come} fresh groups and {planned} were planned: with the replayed "
+                f"step {self.step} has {arrived} fresh groups and {planned} were planned: with the replayed "
                 f"ones its batch would be more than {self.config.batch_groups}. Generate what `plan` says.",
                 step=self.step,
             )
-        self.counts.repeated += repeated
-        return list(new.values())
+        counts.repeated += repeated
+        for group in new.values():
+            counts.tokens_generated += group.tokens
+            counts.tokens_trained += group.tokens
+            if self._too_old(group, self.policy_version):
+                counts.too_old += 1
+            elif not group.informative:
+                counts.uninformative += 1
+            else:
+                counts.kept += 1
+                counts.evicted += len(self._groups) == self.config.capacity
+                self._groups.append(group)
+        self._seen.update(new)
+        return counts.kept - kept
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
+        """The state, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
 
-        The bytes are a Parquet file: what is in the buffer, then what was replayed and has left since.
+        The bytes are a Parquet file with the stored groups, then those of the last plan that are not stored.
         """
         stored = {id(group): group for group in (*self._groups, *self.last_plan.replayed)}
         places = {key: place for place, key in enumerate(stored)}
@@ -213,10 +205,10 @@ class ReplayBuffer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Become what a buffer was at its `state_dict`: contents, order, counts and the place in the noise.
+        """Restore a state from `state_dict`: groups, order, counts and the last plan.
 
         Raises:
-            OutputError: it is of another version, or of a buffer of other sizes; nothing was changed.
+            OutputError: the state has another format, or is of a buffer with other sizes; nothing changes.
         """
         sizes, theirs = asdict(self.config), state["config"]
         if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
@@ -229,6 +221,6 @@ class ReplayBuffer:
         groups = decode(state["groups"], "the replay buffer's state")
         self._groups = deque(groups[: state["held"]], self.config.capacity)
         self.counts = Counts(**state["counts"])
-        self.last_plan = Plan(state["fresh_groups"], tuple(groups[place] for place in state["replayed"]))
+        self.last_plan = ReplayPlan(state["fresh_groups"], tuple(groups[i] for i in state["replayed"]))
         self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
         self.step, self.policy_version = state["step"], state["policy_version"]

@@ -1,6 +1,6 @@
-"""The sizes of a replay buffer, checked, and how they divide a batch.
+"""The sizes of a replay buffer, and how they divide a batch.
 
-Sizes under which nothing would ever be replayed are refused: a training would run to its end without a word.
+Sizes with which no group would ever be replayed are refused, because the training would not show it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from gaincurate.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """The paper's names beside each.
+    """The sizes of a replay buffer, with their names in the paper (arXiv 2506.05316).
 
     Args:
-        batch_groups: B, groups that a step trains on, fresh and replayed together.
-        group_size: G, rollouts in each group.
-        capacity: C, groups in the buffer at most.
+        batch_groups: B, the groups that a step trains on, fresh and replayed together.
+        group_size: G, the rollouts in each group.
+        capacity: C, the most groups in the buffer.
         fresh_share: delta, the share of B that is generated on a step that replays.
         max_age: policy versions after which a group is neither kept nor drawn; None for no limit.
-        seed: of the draws, 0 to 2^64 - 1.
+        seed: the seed of the draws, 0 to 2^64 - 1.
 
     Raises:
-        InputError: a value that cannot be, or sizes under which nothing would ever be replayed.
+        InputError: a value is out of range, or no group would ever be replayed.
     """
 
     batch_groups: int
@@ -40,17 +40,14 @@ class ReplayConfig:
         for name, least in leasts.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**64:
-                raise InputError(f"{name} is {value!r}; it is a whole number from {least} and below 2^64.")
+                raise InputError(f"{name} is {value!r}; it must be a whole number from {least} to 2^64 - 1.")
         if not isinstance(self.fresh_share, float) or not 0 < self.fresh_share < 1:
-            raise InputError(
-                f"fresh_share is {self.fresh_share!r}; it is above 0 and below 1. To train without replay, "
-                "use no buffer."
-            )
+            why = f"fresh_share is {self.fresh_share!r}; it must be above 0 and below 1."
+            raise InputError(f"{why} To train without replay, use no buffer.")
         if not 1 <= self.fresh_groups < self.batch_groups:
             raise InputError(
                 f"fresh_share {self.fresh_share} of {self.batch_groups} groups is {self.fresh_groups} fresh "
-                f"and {self.replayed_groups} replayed; a step that replays has at least one of each. Take "
-                "another fresh_share or a larger batch."
+                f"and {self.replayed_groups} replayed, and each must be at least 1. Take a larger batch."
             )
         if self.capacity < self.replayed_groups:
             raise InputError(
@@ -60,10 +57,10 @@ class ReplayConfig:
 
     @property
     def fresh_groups(self) -> int:
-        """Groups to generate on a step that replays: delta B to the nearest whole number, a half up."""
+        """Groups to generate on a step that replays: delta B, rounded, with halves rounded up."""
         return math.floor(self.fresh_share * self.batch_groups + 0.5)
 
     @property
     def replayed_groups(self) -> int:
-        """Groups to replay on a step that replays: what is left of B."""
+        """Groups to replay on a step that replays: the rest of B."""
         return self.batch_groups - self.fresh_groups

@@ -1,8 +1,7 @@
-"""A rollout group: one prompt's rollouts by one policy, with all that is needed to train on them later.
+"""A rollout group: one prompt's rollouts by one policy, with everything needed to train on them later.
 
-The arrays of a trainer are checked and copied once, and cannot be changed afterwards. The
-group is the unit of everything here: it is stored, drawn and dropped whole, because an advantage is relative
-to the other rollouts of its group.
+A trainer's arrays are checked and copied once, and are read-only afterwards. A group is stored, drawn and
+dropped as a whole, because an advantage is relative to the other rollouts of its group.
 """
 
 from __future__ import annotations
@@ -27,40 +26,39 @@ Floats = npt.NDArray[np.float64]
 Key = tuple[str, int, int]
 """The identity of a group: id, policy version, step."""
 Convention = Literal["sampled", "tempered", "raw"]
-"""The distribution of the log-probs: `sampled` is the one that was drawn from, temperature and top-p
-applied; `tempered` has the temperature and not top-p; `raw` is the model's own, at temperature 1."""
+"""The distribution of the log-probs: `sampled` is the one that was sampled, with temperature and top-p;
+`tempered` has the temperature but not top-p; `raw` is the model's, at temperature 1."""
 
-_SLACK = 1e-3  # a log-softmax in half precision may come out a little above 0
+_SLACK = 1e-3  # a log-softmax in half precision may be slightly above 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutGroup:
-    """`G` rollouts of one prompt by one policy. Lengths are ragged: `L_i` tokens in completion i.
+    """`G` rollouts of one prompt by one policy. Lengths are ragged: completion i has `L_i` tokens.
 
-    Whatever comes in is copied to the types below and is read-only from then on: a log-prob of the behaviour
-    policy is what it was at collection, always.
+    All arrays are copied to the types below and are read-only, so that log-probs stay those of collection.
 
     Args:
-        gc_id: of the prompt.
+        gc_id: the id of the prompt.
         prompt_ids: `[P]` int32, without padding.
         completion_ids: G arrays `[L_i]` int32, without padding.
-        mask: G arrays `[L_i]` bool; False where a token is not the policy's (a tool's answer) or is left out
-            of the loss.
-        logprobs: G arrays `[L_i]` float32, natural logarithms under the policy that generated; 0 where the
-            mask is False and there is none.
+        mask: G arrays `[L_i]` bool; False for a token that is not the policy's (a tool's answer) or is left
+            out of the loss.
+        logprobs: G arrays `[L_i]` float32, natural logarithms under the policy that generated; 0 if the mask
+            is False and there is none.
         rewards: `[G]` float64, as the trainer has them, shaped or not.
-        correct: `[G]` float64, raw correctness before any shaping, from 0 to 1 (booleans are); only whether
-            they are exactly equal counts.
+        correct: `[G]` float64, raw correctness before any shaping, from 0 to 1, or booleans; only exact
+            equality matters.
         advantages: `[G]` float64, as they were when the group was fresh.
-        policy_version: of the weights that generated, from 0, rising as they change.
-        step: the trainer's, at which the group was generated, from 0.
-        temperature: that was sampled with, above 0.
-        top_p: that was sampled with, in (0, 1].
+        policy_version: the version of the weights that generated, from 0; it rises when they change.
+        step: the trainer's step at which the group was generated, from 0.
+        temperature: the sampling temperature, above 0.
+        top_p: the sampling top-p, in (0, 1].
         logprobs_of: see `Convention`.
-        extra: what a trainer needs besides, in JSON.
+        extra: further values that the trainer needs, as JSON.
 
     Raises:
-        OutcomeError: a value that cannot be used; names the prompt, the rollout and the value.
+        OutcomeError: a value cannot be used; names the prompt, the rollout and the value.
     """
 
     gc_id: str
@@ -88,7 +86,10 @@ class RolloutGroup:
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
                 raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
             put(name, int(value))
-        put("extra", _json(self.extra, where))
+        try:
+            put("extra", json_value(json.dumps(dict(self.extra), allow_nan=False, sort_keys=True)))
+        except (TypeError, ValueError) as error:
+            raise OutcomeError(f"{where}: extra is no JSON: {error}.") from error
         put("prompt_ids", _array(self.prompt_ids, np.int32, "prompt_ids", where))
         for name, kind in (("completion_ids", np.int32), ("mask", np.bool_), ("logprobs", np.float32)):
             values = enumerate(getattr(self, name))
@@ -99,12 +100,12 @@ class RolloutGroup:
             raise OutcomeError(f"{where}{fault}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor, or the arrays of a copy sent to another process could be written to.
+        # Unpickling must call the constructor, or the arrays of the copy would be writable.
         return type(self), tuple(getattr(self, field_.name) for field_ in fields(self))
 
     @property
     def size(self) -> int:
-        """Rollouts, G."""
+        """The number of rollouts, G."""
         return len(self.rewards)
 
     @property
@@ -114,12 +115,12 @@ class RolloutGroup:
 
     @property
     def key(self) -> Key:
-        """See `Key`."""
+        """The identity of the group; see `Key`."""
         return (self.gc_id, self.policy_version, self.step)
 
     @property
     def informative(self) -> bool:
-        """Whether the rollouts' raw correctness differs, compared exactly."""
+        """Whether the rollouts differ in raw correctness, compared exactly."""
         return bool((self.correct != self.correct[0]).any())
 
     @property
@@ -134,24 +135,12 @@ class RolloutGroup:
         return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
 
 
-def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy, as it comes back from a file."""
-    try:
-        copied: dict[str, Any] = json_value(json.dumps(dict(values), allow_nan=False, sort_keys=True))
-    except (TypeError, ValueError) as error:
-        raise OutcomeError(f"{where}: extra is no JSON: {error}.") from error
-    return copied
-
-
 def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.NDArray[Any]:
-    """A copy of one dimension that cannot be written to; floats are not rounded to token ids."""
+    """A read-only copy with one dimension; raises OutcomeError for other shapes, and floats as token ids."""
     array = np.asarray(values)
     casting: Any = "unsafe" if kind is np.bool_ or not array.size else "same_kind"
     if array.ndim != 1 or not np.can_cast(array.dtype, kind, casting):
-        raise OutcomeError(
-            f"{where}: {name} is {array.dtype} of shape {list(array.shape)}, not one dimension of "
-            f"{kind.__name__}."
-        )
+        raise OutcomeError(f"{where}: {name} is {array.dtype} {array.shape}, not 1-D {kind.__name__}.")
     with np.errstate(over="ignore"):  # a log-prob too small for float32 is refused as an infinity
         copied = array.astype(kind)
     copied.flags.writeable = False
@@ -159,12 +148,9 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
 
 
 def _faults(group: RolloutGroup) -> Iterator[str]:
-    """The reason why a loss cannot use the values of a trainer, as the end of a sentence about the group."""
+    """The reasons why a loss cannot use the group's values, each as the end of a sentence about the group."""
     if not (math.isfinite(group.temperature) and group.temperature > 0):
-        yield (
-            f": temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "
-            "log-probs to compare with."
-        )
+        yield f": temperature is {group.temperature!r}; it must be above 0 (greedy has no log-probs)."
     if group.size < 2:
         yield f" has {group.size} rollouts; without two there is nothing to compare."
     if not len(group.prompt_ids):
@@ -177,15 +163,9 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
             )
     for index, (ids, mask, logprobs) in enumerate(group.rollouts):
         if not len(ids) == len(mask) == len(logprobs):
-            yield (
-                f": rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} "
-                "logprobs."
-            )
+            yield f": rollout {index}: {len(ids)} completion_ids, {len(mask)} mask, {len(logprobs)} logprobs."
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
-            yield (
-                f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 where the "
-                "mask is False and there is none."
-            )
+            yield f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 for none."
     if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
         yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):

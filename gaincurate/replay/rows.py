@@ -1,6 +1,6 @@
-"""Rollout groups as rows of Parquet, and back: in a replay buffer's state, or in files of your own.
+"""Converts rollout groups to Parquet and back, for a replay buffer's state or a user's own files.
 
-The checksums of Parquet's pages show damage, so rows carry none of their own.
+Rows need no digests, because the checksums of Parquet's pages reveal damage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         ("gc_id", pa.string()),
         ("policy_version", pa.int64()),
         ("step", pa.int64()),
-        ("prompt_ids", pa.large_list(pa.int32())),  # tokens of a large buffer need 64-bit offsets
+        ("prompt_ids", pa.large_list(pa.int32())),  # the tokens of a large buffer need 64-bit offsets
         *[(name, pa.large_list(pa.large_list(kind))) for name, kind in _BY_TOKEN.items()],
         *[(name, pa.large_list(pa.float64())) for name in ("rewards", "correct", "advantages")],
         ("temperature", pa.float64()),
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 
 
 def encode(groups: Sequence[RolloutGroup]) -> bytes:
-    """The groups in order as a Parquet file, one row each."""
+    """The groups as a Parquet file, one row each, in order."""
     columns = [[getattr(group, field.name) for group in groups] for field in SCHEMA]
     columns[-1] = [json.dumps(dict(extra), ensure_ascii=False) for extra in columns[-1]]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
@@ -51,23 +51,18 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
     """The groups of `encode`; `where` names the file in errors.
 
     Raises:
-        OutputError: the bytes are damaged, or of another format.
+        OutputError: the bytes are damaged or have another format.
     """
     try:
         table = parquet_in_memory(data)
         if table.schema.metadata != SCHEMA.metadata:
-            raise OutputError(
-                f"{where} holds no rollout groups of format {FORMAT}; use the gaincurate version that wrote "
-                "it."
-            )
+            raise OutputError(f"{where} has no groups of format {FORMAT}; use the version that wrote it.")
         groups = []
         for row in range(len(table)):
             fields = {name: _value(table.column(name)[row]) for name in SCHEMA.names}
             groups.append(RolloutGroup(**{**fields, "extra": json_value(fields["extra"])}))
     except (OutcomeError, pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"{where} is damaged: {error}. Go back to a checkpoint before it, or remove the file."
-        ) from error
+        raise OutputError(f"{where} is damaged: {error}. Resume from an earlier checkpoint.") from error
     return groups
 
 

@@ -1,7 +1,7 @@
 """A replay buffer's state as one file in a trainer's checkpoint.
 
-The file is a line of JSON, then the groups as Parquet. It is written whole or not at all, and its
-digests show what was damaged since: groups that are only nearly right would train in silence.
+The file has a line of JSON, then the groups as Parquet. It is written atomically, and digests reveal damage,
+because a training on damaged groups would raise no error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "gaincurate_replay.bin"
 
 
 def save(buffer: ReplayBuffer, path: Path) -> None:
-    """Write a buffer's state; `path` is as before or complete, also after a crash.
+    """Write a buffer's state atomically.
 
     Raises:
         StorageError: the file system refused.
@@ -34,16 +34,16 @@ def save(buffer: ReplayBuffer, path: Path) -> None:
 
 
 def load(buffer: ReplayBuffer, path: Path, *, begin_empty: bool = False) -> None:
-    """Make a buffer what it was when `path` was written.
+    """Restore a buffer's state.
 
     Args:
-        buffer: of the same sizes.
-        path: that `save` wrote.
-        begin_empty: whether the buffer stays as it is where there is no such file.
+        buffer: a buffer of the same sizes.
+        path: a file that `save` wrote.
+        begin_empty: leave the buffer unchanged if there is no such file.
 
     Raises:
-        OutputError: the file is missing, damaged, or of a buffer of other sizes; nothing was changed.
-        StorageError: it cannot be read.
+        OutputError: the file is missing or damaged, or of a buffer of other sizes; nothing changes.
+        StorageError: the file cannot be read.
     """
     if not path.exists():
         if begin_empty:
@@ -59,8 +59,7 @@ def load(buffer: ReplayBuffer, path: Path, *, begin_empty: bool = False) -> None
     state = unseal(head)
     if state is None or state.get("groups") != digest_bytes(groups):
         raise OutputError(
-            f"{path} is damaged: it is cut short, or no state of a replay buffer. Go back to the checkpoint "
-            "before it.",
+            f"{path} is damaged, or no replay buffer's state. Resume from an earlier checkpoint.",
             path=str(path),
         )
     buffer.load_state({**state, "groups": groups})

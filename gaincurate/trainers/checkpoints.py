@@ -1,8 +1,8 @@
-"""A trainer's checkpoints: their state, the newest complete one, and how it is held while it is scored.
+"""Finds a trainer's newest complete checkpoint, and keeps its files in the run's folder while it is scored.
 
-A look at a large checkpoint must cost nothing, so weights are never read. Trainers delete old checkpoints, so
-one that is scored is first held in the run's folder by hard links or copies, and adapters are merged. The
-held folder stays until its scoring is done, so a killed scoring goes on with it.
+Weights are never read, because a look at a large checkpoint must be cheap. Trainers delete old checkpoints,
+so the files to score are first linked or copied, and adapters are merged. This folder remains until its
+scoring is done, so that a killed scoring can continue with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import reading
 from gaincurate.core.foreign import json_file
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -38,7 +37,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECORD = ".held.json"
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
+_ADAPTER = "-adapter"  # suffix of a held adapter's folder; the merged model has the name without it
 _PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 
 
@@ -46,9 +45,9 @@ _PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 class Checkpoint:
     """A folder that a trainer wrote, and its state.
 
-    `state` is `model` or `adapter` where it can be scored, `writing` where something is still missing,
-    `refused` where it never can be; `why` says what is wrong. `folder` has the weights, and no configuration
-    if `bare`. `base` is the base model next to an adapter. `only_resumed` marks resume states beside exports.
+    `state` is `model` or `adapter` if it can be scored, `writing` if files are still missing, and `refused`
+    if it can never be scored; `why` has the reason. `folder` has the weights, without a configuration if
+    `bare`. `base` is the base model next to an adapter. `only_resumed` marks a state for resuming only.
     """
 
     path: Path
@@ -68,7 +67,7 @@ class Checkpoint:
 
 
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
-    """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
+    """Steps and folders of a trainer's checkpoints below its output root; the root may be a checkpoint."""
     names = [name for pattern in layout.folders for name in glob(pattern, root_dir=root)]
     of_model = ("config.json", "*.safetensors", "*.distcp")
     for path in {root, *(root / name for name in names)}:
@@ -78,14 +77,14 @@ def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
 
 
 def look(path: Path, step: int, layout: Layout) -> Checkpoint:
-    """The state of a checkpoint's folder; OSError if it was deleted while it was looked at."""
+    """The state of a checkpoint's folder; raises OSError if it is deleted meanwhile."""
     tokenizer = path / layout.tokenizer if layout.tokenizer else None
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]
     folder = next((each for each in folders if _has_any(each, INDEX, "model*.safetensors")), None)
     for adapter in (path / name for name in layout.adapters):
-        # A model next to an adapter is the base model alone, as verl's merger leaves it.
+        # A model next to an adapter is only the base model: verl's merger writes both.
         if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
             weights, pickled = adapter / ADAPTER_WEIGHTS, adapter / "adapter_model.bin"
             if pickled.is_file() and not weights.is_file():
@@ -113,7 +112,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
 
 
 def owner(folder: Path, layout: Layout) -> Checkpoint | None:
-    """The checkpoint that a folder is or lies in; None where it is none of this trainer's, or was deleted."""
+    """The checkpoint that a folder is, or is a part of; None if it is not this trainer's or was deleted."""
     for path in (folder, *list(folder.parents)[:4]):
         number = re.fullmatch(layout.step, path.name)
         inside = {path / name for name in (".", *layout.weights, *layout.adapters)}
@@ -124,16 +123,16 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
 
 
 def _has_any(path: Path, *kinds: str) -> bool:
-    """Whether a folder has files of these kinds."""
+    """Whether a folder has files that match one of the patterns."""
     return any(any(path.glob(kind)) for kind in kinds)
 
 
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
-    """The newest complete checkpoint by step that can be scored, or None, and the reason if not the newest.
+    """The checkpoint to score, the one with the highest step, or None; and why a newer one was not taken.
 
-    A complete one that cannot be scored, such as a sharded one, is not replaced by an older one. Resume
-    states are skipped if the trainer also exports models. `root` is the trainer's output root, or a
-    checkpoint; what was put there before `since` (seconds since 1970) is left out.
+    Incomplete checkpoints are skipped, and so are states for resuming if the trainer also exports models. A
+    complete one that cannot be scored, such as a sharded one, is not replaced by an older one. `root` is the
+    trainer's output root or a checkpoint. Files created before `since` (seconds since 1970) are ignored.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):
@@ -151,7 +150,7 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint 
 
 
 def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
-    """The checkpoints that are there, newest first; of one step, those that can be scored first."""
+    """The checkpoints below a root, newest first; within a step, those that can be scored come first."""
     for number, same in groupby(sorted(checkpoints(root, layout), reverse=True), lambda each: each[0]):
         of_step = []
         for _, path in same:
@@ -166,50 +165,47 @@ def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
 
 
 def _put_there(checkpoint: Checkpoint) -> float:
-    """When its files were created: a copy preserves the other times, but not the file system's own."""
+    """When its files were created, in seconds since 1970: st_ctime, because copies keep the other times."""
     files = list(checkpoint.folder.glob("*.safetensors")) or [checkpoint.path]
     return max(file.stat().st_ctime for file in files)
 
 
 def small_files(folder: Path) -> dict[str, Path]:
-    """Configuration, tokenizer and templates of a folder, by their names in it."""
+    """The paths of a folder's configuration, tokenizer and templates, by their names in the folder."""
     names = sorted([*glob("*", root_dir=folder), *glob("additional_chat_templates/*.jinja", root_dir=folder)])
     names = [name for name in names if Path(name).suffix in _SMALL and (folder / name).is_file()]
     return {name: folder / name for name in names if name not in ("trainer_state.json", INDEX)}
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
-    """An adapter's configuration, if it is LoRA with a scale and peft is installed; loads nothing."""
+    """An adapter's configuration; raises ModelError if it is not LoRA, has no scale, or peft is missing."""
     try:
         config: dict[str, Any] = json_file(adapter / ADAPTER)
         kind = config["peft_type"]
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
     if kind != "LORA":
-        raise ModelError(
-            f"{adapter} is an adapter of type {kind}, and only LoRA can be merged for scoring; let the "
-            "trainer save the merged model."
-        )
+        raise ModelError(f"{adapter} is a {kind} adapter; only LoRA can be merged: let the trainer merge it.")
     if not config.get("lora_alpha"):
         raise ModelError(
             f"{adapter / ADAPTER} has lora_alpha {config.get('lora_alpha')}, with which nothing would be "
-            "merged; put the alpha there that it was trained with."
+            "merged; set it to the alpha that the adapter was trained with."
         )
     if importlib.util.find_spec("peft") is None:
         raise ModelError(
-            f"{adapter} is an adapter alone, and peft, which merges it for scoring, is not installed: "
+            f"{adapter} has only an adapter, and peft, which merges it for scoring, is not installed: "
             "`pip install 'gaincurate[peft]'`, or let the trainer save the merged model."
         )
     return config
 
 
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
-    """Link a checkpoint's files into a folder, or copy them; nothing is done where it holds them already.
+    """Link or copy a checkpoint's files into the folder `into`, unless it has them already.
 
-    Where the checkpoint lacks configuration or tokenizer, those are the `model`'s. Raises InputError where
-    that has none, TrainerError where the checkpoint was deleted, StorageError where the disk refused.
+    A configuration or tokenizer that the checkpoint lacks is taken from `model`. A record of the files is
+    written last: without it, the folder is not complete. Raises InputError if `model` has no configuration,
+    TrainerError if the checkpoint was deleted, and StorageError if the file system refuses.
     """
-    making = into.with_name(f".{into.name}.making")
     try:
         files = _files(checkpoint, model)
         record: Json = {
@@ -219,15 +215,14 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         }
         if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
             return
-        for old in (making, into):
-            shutil.rmtree(old, ignore_errors=True)
-        making.mkdir(parents=True)
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
         for name, file in files.items():
-            _link(file, making / name)
-        write_sealed(making / RECORD, record)
-        making.replace(into)
+            _link(file, into / name)
+        write_sealed(into / RECORD, record)
     except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
+        if not (into / RECORD).exists():
+            shutil.rmtree(into, ignore_errors=True)
         if not isinstance(error, FileNotFoundError):
             raise storage_error(into, error) from error
         raise TrainerError(
@@ -237,13 +232,13 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
 
 
 def changed(held: Path) -> list[str]:
-    """The names of held files that are no longer what was held."""
+    """The names of held files that have changed or disappeared."""
     stamps = read_sealed(held / RECORD)["files"]
     return [name for name in stamps if not (held / name).exists() or _stamp(held / name) != stamps[name]]
 
 
 def see_unchanged(held: Path) -> None:
-    """Refuse held files that changed, and delete them."""
+    """Delete held files that have changed, and raise TrainerError, because their scores mix two models."""
     if names := changed(held):
         checkpoint = read_sealed(held / RECORD)["checkpoint"]
         shutil.rmtree(held, ignore_errors=True)
@@ -254,7 +249,7 @@ def see_unchanged(held: Path) -> None:
 
 
 def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
-    """Names and sources of what scoring needs."""
+    """The files that scoring needs, by name; raises InputError if `model` has no configuration for them."""
     folder, adapter = checkpoint.folder, checkpoint.state == "adapter"
     weights = [*(weight_names(folder) or ()), *([INDEX] if (folder / INDEX).is_file() else ())]
     names = [ADAPTER, ADAPTER_WEIGHTS] if adapter else weights
@@ -275,12 +270,12 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
 
 
 def _link(path: Path, to: Path) -> None:
-    """Link a file, or copy it where there can be no link."""
+    """Link a file, or copy it if the file system cannot link it."""
     to.parent.mkdir(exist_ok=True)
     path = path.resolve(strict=True)
     try:
         os.link(path, to)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one that has no links
         shutil.copy2(path, to)
 
 
@@ -290,25 +285,25 @@ def _stamp(path: Path) -> list[int]:
 
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
-    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
+    """The given trainer, which is stored with the run if `keep`; without one the stored one, or None."""
     path = run.folder / "trainer.json"
     if trainer is None:
         return str(read_sealed(path)["trainer"]) if path.exists() else None
-    layout_of(trainer)  # raises where there is none
+    layout_of(trainer)  # raises InputError if its checkpoints are not known
     if keep:
         write_sealed(path, {"trainer": trainer})
     return trainer
 
 
 class TrainerFinder(Finder):
-    """A `Finder` for one trainer's checkpoints; `note` is called with messages for the user."""
+    """A `Finder` for one trainer's checkpoints. `note` is called with messages for the user."""
 
     def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
         self._layout, self._note = layout, note
 
     def newest(self, output: Path, since: float) -> Path | None:
-        """The newest complete checkpoint below a folder, put there at `since` or later."""
-        checkpoint = self._newest(output, since)[0]
+        """The newest complete checkpoint below a folder that was created at `since` or later, or None."""
+        checkpoint, _ = self._newest(output, since)
         return checkpoint.folder if checkpoint else None
 
     def _newest(self, root: Path, since: float = 0.0) -> tuple[Checkpoint | None, str]:
@@ -318,20 +313,20 @@ class TrainerFinder(Finder):
         return checkpoint, why
 
     def why_none(self, output: Path) -> str:
-        """Why there is none."""
-        return find(output, self._layout)[1] or "what is there was there before"
+        """Why there is no new checkpoint."""
+        return find(output, self._layout)[1] or "every checkpoint below it is from an earlier attempt"
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
-        """Why the next round cannot begin with this checkpoint; None where it can."""
+        """Why the next round cannot begin with this checkpoint; None if it can."""
         theirs = owner(checkpoint, self._layout)
         if theirs is None:
             return super().why_incomplete(checkpoint)
         return None if theirs.usable else theirs.why
 
     def chosen(self, run: Run, root: Path) -> str:
-        """The checkpoint of a round that was trained by hand: one that is held already, else the newest.
+        """The checkpoint of a round that was trained by hand: the held one, or else the newest.
 
-        `root` is the trainer's output root, or a checkpoint. Raises InputError where there is none.
+        `root` is the trainer's output root or a checkpoint. Raises InputError if there is none.
         """
         root = root.resolve()
         for before in _holds(run):
@@ -345,7 +340,10 @@ class TrainerFinder(Finder):
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
-        """Yield a folder that `gaincurate score` reads and nobody changes; it remains after an error."""
+        """Yield a copy of a checkpoint for `gaincurate score`; it is deleted afterwards, except on an error.
+
+        Raises InputError if the checkpoint cannot be used, TrainerError if it changed while it was scored.
+        """
         into = _holds(run).get(checkpoint)
         if into is None or Path(checkpoint).is_dir():
             folder = Path(checkpoint)
@@ -358,28 +356,26 @@ class TrainerFinder(Finder):
         shutil.rmtree(into.parent, ignore_errors=True)
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
-        """Hold a checkpoint for the newest round; where."""
+        """Hold a checkpoint for the newest round, delete all other held ones, and return the folder."""
         place = _place(run)
         into = model = place / checkpoint.path.name
         if checkpoint.state == "adapter":
             see_mergeable(checkpoint.folder)
             into = model.with_name(f"{model.name}{_ADAPTER}")
         for other in (*place.parent.glob("*"), *place.glob("*")):
-            if other not in (place, into, model):  # of earlier rounds, of others, and what kills left
+            if other not in (place, into, model):
                 shutil.rmtree(other, ignore_errors=True)
         hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:
-        """A held adapter's merged model, merged now unless that was done."""
+        """The folder of a held adapter's merged model, which is made unless it exists."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
         record = read_sealed(adapter / RECORD)
         if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
             return model
-        making = model.with_name(f".{model.name}.merging")
-        for old in (making, model):
-            shutil.rmtree(old, ignore_errors=True)
-        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
+        shutil.rmtree(model, ignore_errors=True)
+        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(model)]
         command += ["--base", record["base"]] if record["base"] else []
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.round) / "merging.log"
@@ -388,22 +384,18 @@ class TrainerFinder(Finder):
                 seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
         except TrainerError as error:
             why = (last_line(log) or "it said nothing").removeprefix("error: ")
-            raise GaincurateError(
-                f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
-            ) from error
+            raise GaincurateError(f"the adapter was not merged: {why} (log: {log}).", log=str(log)) from error
         run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
-        write_sealed(making / RECORD, {"merged": record})
-        with reading(model, "write"):
-            making.replace(model)
+        write_sealed(model / RECORD, {"merged": record})
         return model
 
 
 def _place(run: Run) -> Path:
-    """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
+    """The folder for the newest round's held checkpoint, which keeps its name below it, also in scores."""
     return run.folder / "held" / f"{run.round:05d}"
 
 
 def _holds(run: Run) -> dict[str, Path]:
-    """The folders there by the checkpoint that each holds; a merged model is its adapter's."""
+    """The newest round's held folders by the path of their checkpoint; of merged models, the adapter's."""
     records = {path.parent: read_sealed(path) for path in sorted(_place(run).glob(f"[!.]*/{RECORD}"))}
     return {record["checkpoint"]: folder for folder, record in records.items() if "checkpoint" in record}

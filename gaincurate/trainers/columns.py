@@ -1,4 +1,4 @@
-"""One trainer's view of a scored set: columns with types before the first row, so that all batches agree."""
+"""One trainer's view of a scored set. All types are known before the first row, so that batches agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
-    """The options of `gaincurate export`, under the same names; `id_in_answer` None is the trainer's way."""
+    """The options of `gaincurate export`, by the same names; `id_in_answer` None is the trainer's default."""
 
     bare: bool = False
     with_scores: bool = False
@@ -43,35 +43,35 @@ class ViewOptions:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of a set: its table, their ids, messages, tools and answers, and how many came before."""
+    """A batch of a set's rows: the table, and the rows' ids, messages, tools and answers."""
 
     table: pa.Table
     ids: list[str]
     messages: list[list[Message]]
     tools: list[list[Tool] | None]
     answers: list[Any]
-    first: int
+    first: int  # the first row's place in the exported file, from 0
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a view: its type, its values for some rows, and the source column that it replaces."""
+class ExportColumn:
+    """A column of a view: its type, a function that makes its values, and the source column it replaces."""
 
     type: pa.DataType
     values: Callable[[Rows], Any]
     replaces: str | None = None
 
     def array(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
-        """Its values in Arrow."""
+        """The values of some rows as an Arrow array."""
         values = self.values(rows)
         return values if isinstance(values, pa.ChunkedArray) else pa.array(values, self.type)
 
 
-class View:
-    """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
+class ExportView:
+    """One trainer's columns for one scored set, and the methods by which its profile makes them.
 
-    `sizes` are the prompts' group sizes, in the order of the rows, for a trainer that reads them. Raises
-    InputError where there is no such column, or something that the trainer needs is not there.
+    `sizes` are the prompts' group sizes in the order of the rows, for a trainer that reads them. Raises
+    InputError if a named column does not exist, or the set lacks something that the trainer needs.
     """
 
     def __init__(
@@ -85,26 +85,24 @@ class View:
         self._chat = chat_type(scored, bare=options.bare)
         self.tools: str | None = source.get("tools_column")
         self.answer: str | None = options.answer_column or source.get("answer_column")
-        self._answer_type = pa.string()
-        if self.answer is not None:
-            self._answer_type = object_type(column_type(self.source, self.answer))
+        answer_type = pa.string() if self.answer is None else column_type(self.source, self.answer)
+        self._answer_type = object_type(answer_type)
         self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
-        self.system: str | None = None  # that of prompts that are given as one text, once rows were read
-        self.rows = 0  # that were read so far
-        self._notes: list[str] = []  # for the user: columns with another name, numbers that became text
+        self.system: str | None = None  # the system message of all `question`s, once rows were read
+        self.rows = 0  # rows that were read so far
+        self._notes: list[str] = []  # for the user: renamed columns, numbers that became text
         self._open_ended = 0  # prompts that end with the assistant's words
-        self._nulls = False  # whether the trainer renders nulls that scoring did not
-        self._without_answer = 0  # rows whose answer is null where the trainer finds one
+        self._nulls = False  # whether the trainer renders nulls that were not scored
+        self._without_answer = 0  # rows whose answer is null
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
-        judged = self.same(profile.judge, options.data_source)
-        self.columns = profile.columns(self) | judged | {ID: self.ids()}
+        self.columns = profile.columns(self) | self.same(profile.judge, options.data_source)
+        self.columns[ID] = self.ids()
         if sizes is not None and profile.group_size is not None:
-            of_rows = Column(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
+            of_rows = ExportColumn(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.columns[profile.group_size] = of_rows
-        # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
-        null_unasked = self._writes_answers and options.id_in_answer is not True
-        self._counts_answers = self.answer is not None or null_unasked
+        # Without an answer column, --id-in-answer writes only the id, so no answer is missing.
+        self._counts_answers = bool(self.answer) or (self._writes_answers and not options.id_in_answer)
         self._copied = self._source_columns()
         if self._numbers_as_text:
             self._notes.append(
@@ -115,16 +113,16 @@ class View:
         self.schema = pa.schema(fields)
 
     def table(self, table: pa.Table) -> pa.Table:
-        """The view of the set's next rows for a Parquet file, where every struct has the keys of all others.
+        """The view of the set's next rows for a Parquet file, in which every struct has all keys.
 
-        Raises InputError where the trainer cannot read a prompt, OutputError where the set is damaged.
+        Raises InputError if the trainer cannot read a prompt, OutputError if the set is damaged.
         """
         rows = self._rows(table, self.profile.rendering.nulls != "")
         columns = [column.array(rows) for column in self.columns.values()]
         return pa.table([*columns, *map(table.column, self._copied.values())], schema=self.schema)
 
     def lines(self, table: pa.Table) -> Iterator[dict[str, Any]]:
-        """The same for lines of JSON: structs, messages and tools have the keys of their own row alone."""
+        """The same for JSON lines, in which structs, messages and tools have only the keys of their row."""
         rows = self._rows(table, self.profile.rendering.nulls == "all")
         columns: list[Iterable[Any]] = [column.values(rows) for column in self.columns.values()]
         columns += map(table.column, self._copied.values())
@@ -132,11 +130,11 @@ class View:
         return (dict(zip(self.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def remarks(self) -> Iterator[str]:
-        """Sentences on odd rows so far, and on how the trainer's prompts differ from the scored ones."""
+        """Sentences on unusual rows so far, and on how the trainer's prompts differ from the scored ones."""
         trainer, rendering = self.profile.name, self.profile.rendering
         yield from self._notes
         if self._without_answer:
-            # No refusal: a reward function of the user's own may need no answer.
+            # A warning only, because a reward function of the user's may need no answer.
             where, advice = f"column {self.answer!r} has", ""
             if self.answer is None:
                 where = f"{self._folder} was scored without an answer column:"
@@ -177,13 +175,12 @@ class View:
             )
 
     def _check(self) -> None:
-        """Refuse what the trainer cannot do without, and options that mean nothing to it."""
+        """Raise InputError if the trainer needs something that is missing, or an option has no effect."""
         trainer, options = self.profile, self.options
         if trainer.answer_needed and not self.has_answer:
             raise InputError(
                 f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
-                f"Give --answer-column, of {self._own_columns}; or --id-in-answer, where a reward function "
-                "of yours needs only the id."
+                f"Give --answer-column, of {self._own_columns}; or --id-in-answer to write only the id."
             )
         for option, value, is_taken in (
             ("--data-source", options.data_source, trainer.judge is not None),
@@ -200,7 +197,7 @@ class View:
             raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 
     def _rows(self, table: pa.Table, renders_nulls: bool) -> Rows:
-        """Read rows, and note what is odd about them: nulls that Arrow adds inside messages and tools too."""
+        """Read rows, and count the unusual ones; with `renders_nulls`, look for nulls that Arrow adds."""
         answers = without_nulls(column_values(table, self.answer)) if self.answer else [None] * len(table)
         chats = chats_of(table, self._identity, bare=self.options.bare)
         messages, tools = [chat.messages for chat in chats], [chat.tools for chat in chats]
@@ -215,7 +212,7 @@ class View:
         return rows
 
     def _source_columns(self) -> dict[str, str]:
-        """The source columns that go along: the name in the file to the name in the set."""
+        """The source columns that are copied: the name in the file to the name in the set."""
         names = [name for name in self.source.names if not name.startswith(PREFIX)]
         copied: dict[str, str] = {}
         for name in names:
@@ -238,28 +235,28 @@ class View:
         scores = [name for name in self.source.names if name.startswith(PREFIX) and name != ID]
         return copied | {name: name for name in scores if self.options.with_scores}
 
-    # Columns by kind.
+    # The columns from which profiles choose.
 
-    def messages(self) -> Column:
-        """Whole chat messages, a list of {role, content}."""
-        return Column(self._chat, lambda rows: rows.messages, self._prompt)
+    def messages(self) -> ExportColumn:
+        """The chat messages, a list of {role, content}."""
+        return ExportColumn(self._chat, lambda rows: rows.messages, self._prompt)
 
-    def messages_json(self) -> Column:
-        """The same as the text of a JSON list."""
-        return Column(pa.string(), lambda rows: list(map(json_text, rows.messages)), self._prompt)
+    def messages_json(self) -> ExportColumn:
+        """The chat messages as JSON text."""
+        return ExportColumn(pa.string(), lambda rows: list(map(json_text, rows.messages)), self._prompt)
 
-    def after_system(self) -> Column:
-        """The messages after a system message, for trainers that want that one apart."""
-        return Column(self._chat, lambda rows: [_split(m)[1] for m in rows.messages], self._prompt)
+    def after_system(self) -> ExportColumn:
+        """The messages after the system message, for trainers with a separate column for that one."""
+        return ExportColumn(self._chat, lambda rows: [_split(m)[1] for m in rows.messages], self._prompt)
 
-    def system_text(self) -> Column:
-        """The system message; null where there is none."""
-        return Column(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
+    def system_text(self) -> ExportColumn:
+        """The system message; null if there is none."""
+        return ExportColumn(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
 
-    def question(self) -> Column:
-        """The one user message as text; its system message, the same for all rows, goes to `system`.
+    def question(self) -> ExportColumn:
+        """The one user message as text. The system message, equal in all rows, is stored in `system`.
 
-        `launch` has to set that one from `view.system`, or say in a hint that it is left out.
+        The profile's `launch` must set it from `view.system`, or a hint must say that it is left out.
         """
 
         def text(gc_id: str, messages: list[Message]) -> Any:
@@ -269,33 +266,35 @@ class View:
                 raise InputError(
                     f"{trainer} reads a prompt as one user message with a system message in its settings, "
                     f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
-                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
+                    "out the examples of the scoring run; rows with several turns cannot be exported.",
                     gc_id=gc_id,
                 )
             if self._has_questions and system != self.system:
                 raise InputError(
                     f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
-                    "of the rows before it. Export these rows apart from each other.",
+                    "of the rows before it. Export these rows into separate files.",
                     gc_id=gc_id,
                 )
             self.system, self._has_questions = system, True
             return rest[0]["content"]
 
-        return Column(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
+        return ExportColumn(pa.string(), lambda rows: list(map(text, rows.ids, rows.messages)), self._prompt)
 
-    def row_tools(self) -> Column:
-        """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
+    def row_tools(self) -> ExportColumn:
+        """The tools of a row, a list of JSON schemas, empty for none; JSON text if the source has text."""
         kind = column_type(self.source, self.tools or "")
         if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self._prompt.endswith(".input"):
-            return Column(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
-        return Column(pa.string(), lambda rows: [json_text(tools or []) for tools in rows.tools], self.tools)
+            return ExportColumn(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
+        return ExportColumn(
+            pa.string(), lambda rows: [json_text(tools or []) for tools in rows.tools], self.tools
+        )
 
-    def ids(self) -> Column:
-        """The ids."""
-        return Column(pa.string(), lambda rows: rows.ids)
+    def ids(self) -> ExportColumn:
+        """The ids of the prompts, `gc_id`."""
+        return ExportColumn(pa.string(), lambda rows: rows.ids)
 
-    def places(self, field: str | None = None) -> Column:
-        """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
+    def places(self, field: str | None = None) -> ExportColumn:
+        """0, 1, ... over the whole file; a number that the source has in `field` (a dotted name) is kept."""
         try:
             kind = column_type(self.source, field or "")
         except InputError:
@@ -304,22 +303,21 @@ class View:
             kind, field = pa.int64(), None
 
         def values(rows: Rows) -> list[int]:
-            places = range(rows.first, rows.first + len(rows.ids))
-            given = column_values(rows.table, field) if field else [None] * len(places)
-            return [place if value is None else value for value, place in zip(given, places, strict=True)]
+            given = column_values(rows.table, field) if field else [None] * len(rows.ids)
+            return [place if value is None else value for place, value in enumerate(given, rows.first)]
 
-        return Column(kind, values, field)
+        return ExportColumn(kind, values, field)
 
-    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> Column:
-        """The answer for scorers that compare text: numbers are text, and with `as_text` lists and structs.
+    def gold(self, *, as_text: bool = False, keeps_numbers: bool = False) -> ExportColumn:
+        """The answer for scorers that compare text: numbers become text, and with `as_text` all values.
 
-        A whole number has no decimal point, because pandas turns integers into floats where a column has
-        nulls, and a scorer compares `7.0` with the `7` of a completion.
+        A whole number gets no decimal point: pandas turns a column of integers with nulls into floats, and
+        a scorer would compare `7.0` with the `7` of a completion.
         """
         kind, self._writes_answers = self._answer_type, True
         is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
         is_number = self._numbers_as_text = is_number and not keeps_numbers
-        is_text = kind == pa.string() or (as_text and not self.id_in_answer)  # in JSON text it has no type
+        is_text = kind == pa.string() or (as_text and not self.id_in_answer)
 
         def values(rows: Rows) -> list[Any]:
             answers = rows.answers
@@ -331,37 +329,40 @@ class View:
                 return answers
             return [json_text({ID: i, "answer": a}) for i, a in zip(rows.ids, answers, strict=True)]
 
-        return Column(pa.string() if is_number or is_text or self.id_in_answer else kind, values, self.answer)
+        written = pa.string() if is_number or is_text or self.id_in_answer else kind
+        return ExportColumn(written, values, self.answer)
 
     @property
     def has_answer(self) -> bool:
         """Whether the view has an answer to write."""
         return self.answer is not None or self.id_in_answer
 
-    def answers(self, name: str, *, as_text: bool = False) -> dict[str, Column]:
-        """`gold` under a name, if the view has an answer to write."""
+    def answers(self, name: str, *, as_text: bool = False) -> dict[str, ExportColumn]:
+        """`gold` as a column with this name, if the view has an answer to write."""
         return {name: self.gold(as_text=as_text)} if self.has_answer else {}
 
-    def same(self, name: str | None, text: str | None) -> dict[str, Column]:
-        """A column with one text for every row; without a text the source's column of that name, if any."""
+    def same(self, name: str | None, text: str | None) -> dict[str, ExportColumn]:
+        """A column with the same text in every row; without a text, the source's column with that name."""
         if name is None or (text is None and name not in self.source.names):
             return {}
         if text is not None:
-            return {name: Column(pa.string(), lambda rows: [text] * len(rows.ids))}
-        return {name: Column(self.source.field(name).type, lambda rows: rows.table.column(name), name)}
+            return {name: ExportColumn(pa.string(), lambda rows: [text] * len(rows.ids))}
+        return {name: ExportColumn(self.source.field(name).type, lambda rows: rows.table.column(name), name)}
 
-    def struct(self, name: str, ours: Mapping[str, Column], defaults: Mapping[str, str] = {}) -> Column:
-        """A struct with these fields, in the source's struct of that name where it has one.
+    def struct(
+        self, name: str, ours: Mapping[str, ExportColumn], defaults: Mapping[str, str] = {}
+    ) -> ExportColumn:
+        """A struct with the fields `ours`, and those of the source's struct with the same name, if any.
 
-        A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
-        replaces it. A default is used where the source has no value.
+        A field of the source that has the name of one of ours is renamed to `source_<field>`, unless ours
+        replaces it. A default is used if the source has no value.
         """
         kind = self.source.field(name).type if name in self.source.names else pa.null()
         before = list(kind) if pa.types.is_struct(kind) else []
         taken = {key for key, column in ours.items() if column.replaces != f"{name}.{key}" and key != ID}
         names = {f.name: f"source_{f.name}" if f.name in taken else f.name for f in before}
         types = {names[f.name]: object_type(f.type) for f in before}
-        # of the source's rows none has a default whose type is null
+        # A field of the source whose type is null has no value in any row, so it takes the default.
         types |= {key: pa.string() for key in defaults if types.get(key, pa.null()) == pa.null()}
         types |= {key: column.type for key, column in ours.items()}
 
@@ -375,20 +376,20 @@ class View:
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
 
-        return Column(pa.struct(list(types.items())), values, name if before else None)
+        return ExportColumn(pa.struct(list(types.items())), values, name if before else None)
 
 
 def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
-    """Whether messages or tools have nulls inside their fields. Templates skip a field that is null."""
+    """Whether messages or tools have nulls inside their fields. Templates skip fields that are null."""
     items = (item for row in rows for item in row or () if isinstance(item, dict))
     fields = (field for item in items for field in item.values())
     return any(field is not None and without_nulls(field) != field for field in fields)
 
 
 def column_type(schema: pa.Schema, name: str) -> pa.DataType:
-    """The type of a column; a dot goes into a struct, or into JSON text, whose values are text.
+    """The type of a column; `a.b` is a field of a struct, or text if `a` is JSON text.
 
-    Raises InputError where there is no such column, with those there are.
+    Raises InputError, which lists the columns, if there is no such column.
     """
     if name in schema.names:
         return schema.field(name).type
@@ -406,7 +407,7 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
-    """The type of a set's message lists with every key of a message; only JSON text has to be read for it."""
+    """The type of a set's message lists, with all keys of messages; only JSON text must be read for it."""
     identity: Json = scored.identity
     columns = Columns.of(identity)
     kind = column_type(scored.schema, columns.prompt)
@@ -427,8 +428,7 @@ def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
             fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
         except pa.ArrowException as error:
             raise InputError(
-                f"the key {name!r} of chat messages holds {first} in some rows and {other} in others; one "
-                "file cannot hold both."
+                f"the key {name!r} of chat messages has type {first} in some rows and {other} in others."
             ) from error
     return pa.list_(pa.struct(list(fields.items())))
 
@@ -438,12 +438,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _split(messages: list[Message]) -> tuple[str | None, list[Message]]:
-    """The system message's text, if the first one is that, and the others."""
+    """The text of the system message, if the first message is one, and the other messages."""
     if messages and messages[0]["role"] == "system":
         return messages[0]["content"], messages[1:]
     return None, messages
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON; what JSON does not have, as text."""
+    """A value as JSON text; a type that JSON does not have becomes a string."""
     return json.dumps(value, ensure_ascii=False, default=str)

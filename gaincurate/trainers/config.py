@@ -13,7 +13,7 @@ from gaincurate.trainers.names import with_part
 _Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 _Trainer = Annotated[
     str | None,
-    Option(f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.", metavar="T"),
+    Option(f"The trainer: {', '.join(with_part('layout'))}. Default: the last one given.", metavar="T"),
 ]
 
 
@@ -26,19 +26,17 @@ class NextConfig(_Options):
 
     run: _Run
     checkpoint: Annotated[
-        Path | None,
-        Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
+        Path | None, Option("The round's checkpoint, if it is scored now; with --trainer, the output root.")
     ] = None
     trainer: _Trainer = None
     outcomes: Annotated[
-        list[Path] | None,
-        Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
+        list[Path] | None, Option("Take outcomes from the trainer's logs: file, folder or glob; repeatable.")
     ] = None
     reward_column: Annotated[
-        str | None, Option("Which number of a log is the reward, where there are several.", metavar="NAME")
+        str | None, Option("The log's column with the reward, if several have numbers.", metavar="NAME")
     ] = None
     reference_outcomes: Annotated[
-        Path | None, Option("dots: what the next round's references did: outcomes, or a rollout set.")
+        Path | None, Option("dots: rollouts of the next round's references: outcomes, or a rollout set.")
     ] = None
 
 
@@ -49,44 +47,38 @@ class DriveConfig(_Options):
     command: Annotated[
         list[str] | None,
         Option(
-            "The trainer; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: the "
-            "last one.",
+            "The trainer. Replaces {data} {round} {checkpoint} {outcomes} {output}. Default: the last one.",
             metavar="-- CMD ...",
             argument=True,
         ),
     ] = None
     timeout: Annotated[float | None, Field(ge=1.0), Option("Seconds for one round's training.")] = None
     trainer: _Trainer = None
-    retry: Annotated[bool, Option("Train the newest round again, though its trainer ended well.")] = False
-    dry_run: Annotated[bool, Option("Print the newest round's command, filled in, and do nothing.")] = False
+    retry: Annotated[bool, Option("Train the newest round again, although it succeeded.")] = False
+    dry_run: Annotated[bool, Option("Only print the newest round's command with its values.")] = False
 
 
 class DoctorConfig(_Options):
-    """The options of `gaincurate doctor`. `--config` is the trainer's: no file has these options."""
+    """The options of `gaincurate doctor`. `--config` is the trainer's, so no file can set these options."""
 
     command: Annotated[
         list[str] | None,
-        Option("The trainer's command or its flags, over every file.", metavar="-- CMD ...", argument=True),
+        Option("The trainer's command or flags; they override files.", metavar="-- CMD ...", argument=True),
     ] = None
     trainer: Annotated[
-        str | None,
-        Option(f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.", metavar="T"),
+        str | None, Option(f"Check this trainer's settings: {', '.join(with_part('rules'))}.", metavar="T")
     ] = None
     config: Annotated[
         list[str] | None,
         Option(
-            "Its .yaml, .json or .toml file, or a script with its command; - is YAML on standard input. "
-            "Repeatable: later ones win.",
+            "A .yaml, .json or .toml file, or a script; - is YAML on stdin. Repeatable; later files win.",
             metavar="F",
         ),
     ] = None
     mode: Annotated[
         Literal["segment", "live", "export"] | None,
-        Option(
-            "One process of the trainer for each round (segment, the default), one long one with the "
-            "live adapter, or one exported file."
-        ),
+        Option("segment (default): a process per round. live: one process. export: an exported file."),
     ] = None
     run: Annotated[
-        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
+        Path | None, Option("Also compare sizes, prompt lengths and tokens with this run.", metavar="RUN")
     ] = None

@@ -1,7 +1,7 @@
-"""The exact file that a trainer reads, of a scored set or of a run's round.
+"""Writes the file that a trainer reads, from a scored set or a run's round.
 
-Other source columns go along, without the nulls that Arrow adds in lines of JSON; one whose name the trainer
-needs or reserves is renamed with a note.
+The other source columns are copied; JSON lines omit the nulls that Arrow adds. A column whose name the
+trainer needs or reserves is renamed, with a note.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gaincurate.hygiene.checks import LeftOut, leave_out, lines
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.observations import matching
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
-from gaincurate.trainers.columns import View, ViewOptions
+from gaincurate.trainers.columns import ExportView, ViewOptions
 from gaincurate.trainers.profile import Launch, Profile, profile_of, system_file
 
 FORMAT = 1
@@ -39,9 +39,9 @@ _CHUNK = 2048  # rows in memory at once, and in a row group
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Which rows, in which order: `by` a score, or of a run's `round`; `limit` takes the first ones.
+    """The rows to export and their order: sorted `by` a score, or those of a run's `round`.
 
-    Of a scored set, `where` is a condition on the rows, and `rollouts` adds pass rates to it.
+    `limit` takes the first ones. `where` is a condition on a set's rows, with pass rates in `rollouts`.
     """
 
     by: str | None = None
@@ -56,10 +56,10 @@ class Pick:
 class Exported:
     """An exported file: its view, number of rows, metadata (`facts`) and launch settings.
 
-    `dropped` counts the rows that each check left out, and `dropped_file` lists them.
+    `dropped` counts the rows that each hygiene check left out, and `dropped_file` lists them.
     """
 
-    view: View
+    view: ExportView
     rows: int
     facts: dict[str, Any]
     launch: Launch
@@ -79,28 +79,29 @@ def export(
     overwrite: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Exported:
-    """Write the view of a scored set, or of a run's round, that a trainer reads.
+    """Write the file that a trainer reads, from a scored set or a run's round.
 
     Args:
         source: a finished scored set or a run.
         trainer: one of `TRAINERS`.
-        out: the file to write; its suffix says which format.
-        options: what goes into the columns.
-        pick: which rows.
-        drop: rows of a scored set to leave out, before `where` and `limit`. A file beside `out` lists them.
-        overwrite: replace what is there.
-        note: hears how many rows are left out and why, before anything is written.
+        out: the file to write; its suffix determines the format.
+        options: the content of the columns.
+        pick: the rows and their order.
+        drop: the checks whose rows are left out of a scored set, before `where` and `limit`. A file beside
+            `out` lists these rows.
+        overwrite: replace existing files.
+        note: called with the number of rows that are left out and why, before anything is written.
 
     Raises:
-        InputError: an option that does not go with the source or the trainer, no row that is left, or a
-            prompt that the trainer cannot read; that file is not written.
-        OutputError: the source is no finished set and no run, or a file is there already.
+        InputError: an option does not fit the source or the trainer, no row is left, or the trainer cannot
+            read a prompt; nothing is written.
+        OutputError: the source is neither a finished set nor a run, or a file exists already.
         StorageError: the file system refused.
     """
     source, out, profile = located(source), Path(out), profile_of(trainer)
     if pick.where is None and pick.rollouts is not None:
-        raise InputError("--rollouts goes with --where, which says what the rows are.")
-    # Where the dropped rows are listed: not in a folder whose every file is read.
+        raise InputError("--rollouts goes with --where: only its condition uses them.")
+    # The list of dropped rows is not written into a folder of which the trainer reads every file.
     beside = out.absolute().parent if profile.reads_folder else out.with_suffix("")
     listed = None if drop is None else beside.with_name(f"{beside.name}.dropped.jsonl")
     _check_file(profile, out, listed, overwrite)
@@ -108,14 +109,15 @@ def export(
     if for_sets is not None and (source / RUN).exists():
         raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
     scored, rows, facts, sizes = _open(source, profile, pick)
-    left_out = None if drop is None else leave_out(scored, drop)
-    if for_sets is not None:
-        rows = _chosen(scored, rows, left_out, pick, note)
-    if drop is not None and left_out is not None:
+    left_out = None
+    if drop is not None:
+        left_out = leave_out(scored, drop)
         verifier = drop.verifier and {
             name.removeprefix("verify_"): value for name, value in drop.verifier if name != "answer_column"
         }
         facts |= {"drop": asdict(drop) | {"verifier": verifier}, "dropped": left_out.counts}
+    if for_sets is not None:
+        rows = _chosen(scored, rows, left_out, pick, note)
     options = replace(options, bare=options.bare or bool(facts.get("bare")))
     facts |= {
         "manifest": scored.manifest_hash,
@@ -124,25 +126,22 @@ def export(
         "options": asdict(options),
         "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
     }
-    view = View(profile, scored, options, sizes)
+    view = ExportView(profile, scored, options, sizes)
     _write(view, _tables(scored, rows, pick.limit), out, facts)
-    dropped = {} if left_out is None else left_out.counts
     if left_out is not None and listed is not None:
         write_lines(listed, lines(scored, left_out.found))
     launch, notes = profile.launch(out.resolve(), view), list(view.remarks())
-    return Exported(view, view.rows, facts, launch, notes, dropped, listed)
+    return Exported(view, view.rows, facts, launch, notes, facts.get("dropped", {}), listed)
 
 
 def _open(
     source: Path, profile: Profile, pick: Pick
 ) -> tuple[ScoredSet, Ints | None, dict[str, Any], list[int] | None]:
-    """The set of a source, the rows to take in their order (None for all of them), facts, and group sizes."""
+    """The set of a source, the rows to take in order (None: all), metadata of the file, and group sizes."""
     facts: dict[str, Any] = {"format": FORMAT}
     if (source / RUN).exists():
         if pick.by is not None or pick.ascending:
-            raise InputError(
-                f"--by and --ascending are for a scored set; {source} is a run, whose plan orders."
-            )
+            raise InputError(f"--by and --ascending are for scored sets; {source} is a run, in plan order.")
         run = Run(source)
         newest = run.newest()
         round_ = newest if pick.round is None else pick.round
@@ -169,7 +168,7 @@ def _open(
 def _chosen(
     scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, pick: Pick, note: Callable[[str], None]
 ) -> Ints:
-    """The rows in their order; a note counts how many are left out and why."""
+    """The rows that --drop, --where and --limit leave, in order; a note counts the others by their reason."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
     reasons, rows_before = list[str](), len(left)
 
@@ -194,7 +193,7 @@ def _chosen(
     return left
 
 
-def _write(view: View, tables: Iterable[pa.Table], out: Path, facts: dict[str, Any]) -> None:
+def _write(view: ExportView, tables: Iterable[pa.Table], out: Path, facts: dict[str, Any]) -> None:
     schema = view.schema.with_metadata({b"gaincurate": json.dumps(facts, ensure_ascii=False).encode()})
     make_folder(out.parent)
     is_parquet = out.suffix == ".parquet"
@@ -215,24 +214,18 @@ def _write(view: View, tables: Iterable[pa.Table], out: Path, facts: dict[str, A
 def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: bool) -> None:
     trainer = profile.name
     if out.suffix not in profile.suffixes:
-        raise InputError(
-            f"--out {out}: for {trainer} the file's name must end in {' or '.join(profile.suffixes)}; that "
-            "says what is written."
-        )
+        raise InputError(f"--out {out}: for {trainer} its name must end in {' or '.join(profile.suffixes)}.")
     if set(str(out.resolve())) & set(profile.refused_in_path):
         marks = " and ".join(map(repr, profile.refused_in_path))
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     for path in (out, system_file(out) if profile.system_file else None, listed):
         if path is not None and path.exists() and not overwrite:
-            raise OutputError(
-                f"{path} is there already; give another --out, or --overwrite to replace it.", path=str(path)
-            )
+            raise OutputError(f"{path} exists; give another --out, or --overwrite.", path=str(path))
     if profile.reads_folder and out.parent.is_dir():
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
         if beside:
             raise OutputError(
-                f"{out.parent} holds {beside[0]!r}, and {trainer} reads the folder of a file and not the "
-                "file; give an --out in a folder of its own.",
+                f"{out.parent} holds {beside[0]!r}, and {trainer} reads whole folders; use a new folder.",
                 path=str(out.parent),
             )
 
@@ -259,6 +252,6 @@ def _write_lines(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"row {row[ID]} holds what lines of JSON cannot ({error}); give an --out in .parquet.",
+                f"row {row[ID]} holds a value that JSON cannot ({error}); give an --out in .parquet.",
                 gc_id=row[ID],
             ) from error

@@ -1,7 +1,7 @@
-"""Outcomes from a trainer's own logs, for runs in which nobody reports them.
+"""Takes outcomes from a trainer's logs, for runs in which no code reports them.
 
-They are TRL's tables of completions (Parquet), whose rows are joined by id or else by the prompt's messages,
-and lines as in `outcomes.jsonl`.
+A log is a table of completions from TRL (Parquet), whose rows are joined by id or else by the prompt's
+messages, or has lines as in `outcomes.jsonl`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 
-TAKEN = "logs.json"  # beside a round's outcomes, the size in bytes and hash of each log taken for it, by path
+TAKEN = "logs.json"  # in a round's folder: the logs that were taken for it, by path, with their size and hash
 _TRL = frozenset({"step", "prompt", "completion", "advantage"})
 _LINE = ("gc_id", "reward", "round", "sample", "step", "correct", "attempt", "tokens")
-_PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")  # in a folder, of TRL and of lines
+_PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")  # names of logs in a folder: TRL's, and of lines
 
 
 def find_files(path: Path) -> list[Path]:
-    """The logs that a file, a folder or a glob names, in the order of their names."""
+    """The logs at a file, a folder or a glob, sorted; raises OutcomeError for none, or for both kinds."""
     places = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
     files: set[Path] = set()
     for place in places:
@@ -43,8 +43,7 @@ def find_files(path: Path) -> list[Path]:
         if all(by_kind) and place.is_dir():
             names = ", ".join(sorted(str(min(group)) for group in by_kind))
             raise OutcomeError(
-                f"--outcomes {place} holds logs of several kinds ({names}), so rollouts could count twice; "
-                "name the files of one."
+                f"--outcomes {place} holds logs of two kinds ({names}), which may count twice; name one kind."
             )
         files.update(*by_kind)
     if not files:
@@ -54,12 +53,10 @@ def find_files(path: Path) -> list[Path]:
 
 
 def _trl_rows(path: Path, asked: str | None) -> tuple[list[Json], list[str]]:
-    """The rows of a table of completions with the reward as `reward`, and their texts without the step."""
+    """The rows of a table of completions with the reward as `reward`; every row as text without its step."""
 
     def refuse(why: str) -> OutcomeError:
-        return OutcomeError(
-            f"{path} is no whole table of TRL's; is it being written? ({why}.)", path=str(path)
-        )
+        return OutcomeError(f"{path} is no complete TRL table; is it being written? ({why}.)", path=str(path))
 
     table = read_parquet(path, refuse)
     if missing := _TRL - set(table.column_names):
@@ -85,18 +82,18 @@ def _trl_rows(path: Path, asked: str | None) -> tuple[list[Json], list[str]]:
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
-    """The most first rows that are the last of `before`: TRL logs a generation while it trains on it."""
+    """How many first rows are the last ones of `before`: TRL logs a generation as long as it trains on it."""
     sizes = range(min(len(before), len(rows)), 0, -1)
     return next((size for size in sizes if before[len(before) - size :] == rows[:size]), 0)
 
 
 def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None, note: Note = silent) -> int:
-    """Append the newest round's outcomes and return their number; call it while holding `working_on`.
+    """Append the newest round's outcomes and return their number; the caller must hold `working_on`.
 
-    `paths` are files, folders or globs. `reward_column` names the reward where a log has several numbers, and
-    `note` is called with a summary and the rows that could not be joined. Raises OutcomeError, and appends
-    nothing, where a file is missing, unknown or broken, or none of its rows can be joined, or a reward is
-    outside the run's range. Raises StorageError where the file system refused.
+    `paths` are files, folders or globs. `reward_column` names the reward if a log has several numbers. `note`
+    is called with a summary and the rows that could not be joined. Raises OutcomeError, and appends nothing,
+    if a file is missing, unknown or damaged, none of its rows can be joined, or a reward is outside the run's
+    range. Raises StorageError if the file system refuses.
     """
     round_ = run.round
     taking = _Taking(run, round_, reward_column)
@@ -115,7 +112,7 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
     count = sum("gc_id" in line for line in lines)
     note(f"{count:,} outcomes for round {round_} from {taking.rows:,} rows")
     if taking.redone is not None:
-        note(f"step {taking.redone} was done again: from there on the new outcomes count")
+        note(f"step {taking.redone} was trained again: from that step, the new outcomes count")
     if taking.from_elsewhere:
         note(
             f"warning: round {round_} has outcomes of another writer; if the logs have the same rollouts, "
@@ -130,7 +127,7 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
 
 
 class _Taking:
-    """Collects the outcomes of all files before any is written."""
+    """Collects the outcomes of all files before any are written."""
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
@@ -138,15 +135,15 @@ class _Taking:
         self._earlier = [_taken(run, earlier) for earlier in range(round_)]
         self.files = _taken(run, round_)
         self.from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
-        self.redone: int | None = None  # the first step that was done again
+        self.redone: int | None = None  # the first step that was trained again
         self.rows = 0
         self._fresh: list[Json] = []
-        self._all: list[Json] = []  # all rows of the round, including those of files taken before
-        self._left_out: dict[str, list[str]] = {}
-        self._window: list[str] = []
+        self._all: list[Json] = []  # the round's outcomes in tables, including those taken before
+        self._left_out: dict[str, list[str]] = {}  # by reason
+        self._window: list[str] = []  # the last table's rows
 
     def take(self, path: Path) -> bool:
-        """Read one file; return whether it has outcomes of the round."""
+        """Read one file, and return whether it has outcomes of the round."""
         with reading(path):
             now: Json = {"bytes": path.stat().st_size, "hash": digest_file(path)}
         place, is_table, shared = str(path.resolve()), path.suffix == ".parquet", 0
@@ -167,7 +164,7 @@ class _Taking:
         return joined > 0 or shared > 0
 
     def _take_rows(self, name: str, rows: list[tuple[int, Json]], before: Json | None, now: Json) -> int:
-        """Take the rows of a table, which has each step once; return how many belong to the round."""
+        """Take a table's rows, and return how many are of the round; `before` and `now` are its records."""
         counts: Counter[tuple[str, int | None]] = Counter()
         lines: list[Json] = []
         for number, row in rows:
@@ -199,7 +196,7 @@ class _Taking:
             if entry is None:  # `read_file` refuses it
                 continue
             if "gc_id" in entry:
-                # The attempt is the file's: lines after those of another file, or taken twice, keep theirs.
+                # The attempt is counted within this file, because the round may have lines of other files.
                 named = {"sample": f"{mark}:{number}", "attempt": attempts.get(number, 1)}
                 entry = named | {key: entry[key] for key in _LINE if key in entry}
                 joined += 1
@@ -227,10 +224,10 @@ class _Taking:
         ids = self._by_messages.get(prompt_key(turns), []) if all_turns else []
         if len(ids) > 1:
             return None, "several prompts of the round have these messages, and there is no id"
-        return (ids[0], "") if ids else (None, f"the prompt is none of round {self._round}")
+        return (ids[0], "") if ids else (None, f"the prompt is not in round {self._round}")
 
     def lines(self) -> list[Json]:
-        """The lines to append: the new ones, and from a step that was done again on, all of them."""
+        """The lines to append: the new ones, and all lines from the first step that was trained again."""
         if self.redone is None:
             return self._fresh
         before = [line for line in self._fresh if line.get("step", -1) < self.redone]
@@ -238,17 +235,17 @@ class _Taking:
         return [*before, {"resume_from_step": self.redone - 1}, *later]
 
     def reasons(self) -> list[str]:
-        """The reasons for which rows and files are left out, with their counts."""
+        """The reasons why rows and files are left out, with their counts."""
         return [f"{why} ({len(all_):,} times, first {all_[0]})" for why, all_ in self._left_out.items()]
 
 
 def _taken(run: Run, round_: int) -> Json:
-    """The files that were taken for a round, by path."""
+    """The records of the files that were taken for a round, by path."""
     path = run.round_folder(round_) / TAKEN
     return dict(read_sealed(path)["files"]) if path.exists() else {}
 
 
 def _begins(path: Path, record: Json) -> bool:
-    """Return whether a file begins with the bytes of a recorded file."""
+    """Whether a file begins with the bytes of a recorded file."""
     with reading(path), open_regular(path) as file:
         return digest_bytes(file.read(record["bytes"])) == str(record["hash"])

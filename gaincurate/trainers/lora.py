@@ -1,7 +1,7 @@
 """Merges a LoRA adapter into its base model, so that a checkpoint with an adapter can be scored.
 
-It is a process of its own, so the one that starts it needs no torch. peft merges in float32: in bfloat16 much
-of a small adapter would be rounded away in the sum.
+It runs in a separate process, so that the caller needs no torch. peft merges in float32, because in bfloat16
+the sum would round away much of a small adapter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, see_mergea
 
 
 def merge(adapter: Path, out: Path, base: str | None = None) -> None:
-    """Write the base model with the adapter in it, float32, with the tokenizer that is there, to `out`.
+    """Write the merged model in float32 to `out`, with the adapter's tokenizer or else the base model's.
 
-    `base` is a folder or a Hub id; default: the base model that the adapter names. Raises ModelError where
-    the adapter cannot be merged, or its base is not here or is another one.
+    `base` is a folder or a Hub id; default: the base model that the adapter names. Raises ModelError if the
+    adapter cannot be merged, or its base model is not on this machine or does not fit.
     """
     config = see_mergeable(adapter)
     folder = _base_folder(adapter, base or config.get("base_model_name_or_path"))
@@ -40,17 +40,17 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
     tied = getattr(model.config, "tie_word_embeddings", False)
     if tied and any("lm_head" in name or "embed_tokens" in name for name in wanted):
         raise ModelError(
-            f"{adapter} changes lm_head or embed_tokens, which {folder} has as one matrix: merged, it would "
+            f"{adapter} changes lm_head or embed_tokens, which are one matrix in {folder}: merging would "
             "change both. Let the trainer save the merged model."
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # missing keys: they are an error here, below
+        with warnings.catch_warnings(action="ignore"):  # missing keys are an error below
             tuned = peft.PeftModel.from_pretrained(model, str(adapter))
-        there = set(peft.get_peft_model_state_dict(tuned))
+        loaded = set(peft.get_peft_model_state_dict(tuned))
     except (ValueError, RuntimeError, LookupError) as error:
         raise ModelError(f"{adapter} does not fit the base model {folder}: {error}.") from error
-    if wanted != there:
-        name = min(wanted ^ there)
+    if wanted != loaded:
+        name = min(wanted ^ loaded)
         raise ModelError(f"{adapter} does not fit the base model {folder}: {name} is in only one of them.")
     tuned.merge_and_unload(safe_merge=True).save_pretrained(out)
     tokenizer = adapter if (adapter / "tokenizer_config.json").is_file() else folder
@@ -71,14 +71,14 @@ def _base_folder(adapter: Path, name: object) -> Path:
         files = find_model(name)
     except GaincurateError as error:
         raise ModelError(
-            f"{adapter} was trained on {name}, which is not here ({str(error).rstrip('.')}); put it "
-            f"there, or {by_hand}."
+            f"{adapter} was trained on {name}, which is not on this machine ({str(error).rstrip('.')}); put "
+            f"it there, or {by_hand}."
         ) from error
     return files.folder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; errors are one sentence and an exit code."""
+    """Run the command line, and return the exit code; an error is one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m gaincurate.trainers.lora")
     parser.add_argument("adapter", type=Path, help="folder with the adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.out.exists():
-            raise ModelError(f"--out {options.out} is there already; give a new folder.")
+            raise ModelError(f"--out {options.out} exists already; give a new folder.")
         merge(options.adapter, options.out, options.base)
     except GaincurateError as error:
         sys.stderr.write(f"error: {error}\n")

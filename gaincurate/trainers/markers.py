@@ -1,4 +1,4 @@
-"""Signs that a trainer's checkpoint is complete, in the file that the trainer writes last."""
+"""Finds out whether a trainer's checkpoint is complete, from the file that the trainer writes last."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from gaincurate.core.foreign import json_file, read_text
 
-_MEGATRON = "latest_checkpointed_iteration.txt"  # which trainers on top of it write too
+_MEGATRON = "latest_checkpointed_iteration.txt"  # trainers that build on Megatron write it too
 
 
 def tracker(name: str = _MEGATRON, prefix: str = "") -> Callable[[Path, int], str | None]:
-    """For trainers that write the newest complete step into a file beside the checkpoints."""
+    """`Layout.unfinished` for trainers that write the newest complete step to a file beside checkpoints."""
 
     def unfinished(path: Path, step: int) -> str | None:
         file = path.parent / name
@@ -26,7 +26,7 @@ def tracker(name: str = _MEGATRON, prefix: str = "") -> Callable[[Path, int], st
 
 
 def tokenizer_unfinished(folder: Path) -> str | None:
-    """The file that `save_pretrained` of a tokenizer has not written: the configuration or the vocabulary."""
+    """A sentence about the file that a tokenizer's `save_pretrained` has not finished; None if it has all."""
     why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
     others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
     if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
@@ -35,7 +35,7 @@ def tokenizer_unfinished(folder: Path) -> str | None:
 
 
 def unreadable(file: Path) -> str | None:
-    """The reason if a JSON file, which is written last, is missing or not finished."""
+    """A sentence if a JSON file that is written last is missing or not finished; else None."""
     if not file.is_file():
         return f"{file.parent} has no {file.name}, which is written last"
     return None if json_or_none(file) is not None else f"{file} is not finished"

@@ -1,6 +1,6 @@
-"""The trainers' names and which parts each one has: the one list that a new trainer is added to.
+"""The trainers' names and the parts that each one has: the only list to which a new trainer is added.
 
-Help texts read this list, so it imports no profile: a profile loads Arrow. A test compares the two.
+Help texts read this list, so it imports no profile, which would load Arrow. A test compares it with them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gaincurate.errors import InputError
 _WITH_LAYOUT = ("trl", "verl", "openrlhf", "nemo-rl", "skyrl", "slime", "prime-rl", "trinity", "areal")
 _WITH_RULES = (*_WITH_LAYOUT, "ms-swift")
 TRAINERS = (*_WITH_RULES, "roll", "open-instruct")
-"""Every folder beside this file that has a profile, in the order in which people are shown them."""
+"""All trainers, in the order of help texts; each is a folder beside this file with a profile."""
 
 
 def with_part(part: Literal["layout", "recipe", "rules"]) -> list[str]:
-    """The trainers whose profile has a layout of checkpoints or rules, or whose folder has a `recipe.sh`."""
+    """The trainers whose profile has a checkpoint layout or rules, or whose folder has a `recipe.sh`."""
     if part == "recipe":
         return [n for n in TRAINERS if (Path(__file__).parent / folder_of(n) / "recipe.sh").is_file()]
     return list(_WITH_LAYOUT if part == "layout" else _WITH_RULES)
@@ -31,9 +31,9 @@ def folder_of(name: str) -> str:
 
 
 def from_live(package: str, trainer: str, *public: str) -> Callable[[str], Any]:
-    """A package's `__getattr__`, which imports its `live` module and so the trainer on first use.
+    """A package's `__getattr__`, which imports the module `live`, and with it the trainer, on first use.
 
-    `public` are names of `live`. Where it cannot be imported, an InputError names the `trainer`.
+    `public` are the names in `live`. It raises an InputError that names the `trainer` if the import fails.
     """
 
     def attribute(name: str) -> Any:
@@ -43,7 +43,7 @@ def from_live(package: str, trainer: str, *public: str) -> Callable[[str], Any]:
             return getattr(importlib.import_module(f"{package}.live"), name)
         except ImportError as error:
             raise InputError(
-                f"this adapter is for {trainer} and works inside it alone, and it cannot be imported here "
+                f"this adapter is for {trainer} and only works inside it, and it cannot be imported here "
                 f"({error}). Install {trainer}, or use `gaincurate schedule run`, which needs no adapter."
             ) from error
 

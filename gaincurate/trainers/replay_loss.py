@@ -1,7 +1,7 @@
 """The loss of rollout replay: GRPO's loss on fresh and stored rollouts, from log-probs of three policies.
 
-They are the policy that is trained, the behaviour policy that generated a rollout, and pi_old, the policy
-before this step's updates. On fresh rollouts the last two are one. Padded tensors in, autograd through.
+They are the policy that is trained, pi; the behaviour policy that generated a rollout, pi_behaviour; and the
+policy before this step's updates, pi_old. On fresh rollouts, the last two are equal. Tensors are padded.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import torch
 from gaincurate.errors import InputError
 
 Clip = Literal["one", "old"]
-"""The centre of the clip: `one`, as in the paper on DOTS and rollout replay (arXiv 2506.05316); `old`, that
-is pi_old / pi_behaviour, as in the code released with it."""
+"""The centre of the clip: `one` is 1, as in the paper on DOTS and rollout replay (arXiv 2506.05316); `old` is
+pi_old / pi_behaviour, as in the code released with it."""
 Scale = Literal["none", "std"]
-"""The divisor of advantages: none, as in the paper; their group's standard deviation, as in the code."""
+"""The divisor of advantages: none, as in the paper; the group's standard deviation, as in the code."""
 Mean = Literal["sequence", "token"]
-"""How tokens are averaged: within each rollout first, 1/|o_i|, as in the paper; over all at once, as in the
-code."""
+"""The average of the tokens' losses: first within each rollout, 1/|o_i|, as in the paper; over all tokens at
+once, as in the code."""
 
 STD_FLOOR = 1e-6  # added to the standard deviation, as in the released code; TRL adds 1e-4
 
 
 def group_advantages(rewards: torch.Tensor, *, scale: Scale = "none") -> torch.Tensor:
-    """How much better each rollout is than its group.
+    """The advantages of rollouts: reward minus the group's mean reward, scaled.
 
     Args:
         rewards: `[..., G]`, one group in the last dimension.
         scale: see `Scale`; the standard deviation has Bessel's correction.
 
     Returns:
-        `[..., G]`, of the same type.
+        `[..., G]`, of the same dtype.
 
     Raises:
-        InputError: a scale that there is not, or a group of one.
+        InputError: the scale is unknown, or a group has one rollout.
     """
     _check_choice(scale, Scale, "scale")
     if rewards.shape[-1] < 2:
@@ -47,11 +47,11 @@ def group_advantages(rewards: torch.Tensor, *, scale: Scale = "none") -> torch.T
 
 
 def importance_ratios(logps: torch.Tensor, behaviour_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """pi(token) / pi_behaviour(token), and 1 where the mask is 0, whatever lies there.
+    """pi(token) / pi_behaviour(token), `[rollouts, tokens]`; 1 where the mask is 0, also for NaN.
 
     Args:
         logps: `[rollouts, tokens]`, natural logarithms, of the policy that is trained.
-        behaviour_logps: `[rollouts, tokens]`, as they were stored; under the same temperature.
+        behaviour_logps: `[rollouts, tokens]`, as stored; at the same temperature.
         mask: `[rollouts, tokens]`, 1 where a token counts.
     """
     difference = torch.where(mask.bool(), logps - behaviour_logps, torch.zeros_like(logps))
@@ -61,10 +61,10 @@ def importance_ratios(logps: torch.Tensor, behaviour_logps: torch.Tensor, mask: 
 def anchored_advantages(
     advantages: torch.Tensor, old_logps: torch.Tensor, behaviour_logps: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Advantages by token under which a loss that clips pi / pi_old around 1 is the one with `clip="old"`.
+    """Advantages by token with which a loss that clips pi / pi_old around 1 equals that with `clip="old"`.
 
-    With r_old = pi_old / pi_behaviour: min(r A, clip(r, r_old (1 - e), r_old (1 + e)) A) is r_old times
-    what a trainer does with pi / pi_old, so the trainer's own loss needs no change.
+    With r = pi / pi_behaviour and r_old = pi_old / pi_behaviour, min(r A, clip(r, r_old (1 - e),
+    r_old (1 + e)) A) is r_old times the trainer's own term in pi / pi_old, so its loss needs no change.
 
     Args:
         advantages: `[rollouts]`.
@@ -90,24 +90,26 @@ def replay_loss(
     epsilon_high: float | None = None,
     mean: Mean = "sequence",
 ) -> torch.Tensor:
-    """GRPO's clipped loss with ratios against the behaviour policy.
+    """GRPO's clipped loss with ratios r = pi / pi_behaviour (arXiv 2506.05316, section 2.2).
+
+    The mean of -min(r A, clip(r, c (1 - epsilon), c (1 + epsilon_high)) A), where `Clip` is the centre c.
 
     Args:
         logps: `[rollouts, tokens]`, natural logarithms, with a gradient.
-        behaviour_logps: `[rollouts, tokens]`, as they were stored.
+        behaviour_logps: `[rollouts, tokens]`, as stored.
         advantages: `[rollouts]`.
-        mask: `[rollouts, tokens]`, 1 where a token counts. A rollout without any counts as 0 in the mean.
+        mask: `[rollouts, tokens]`, 1 where a token counts. A rollout without tokens counts as 0 in the mean.
         clip: see `Clip`.
-        old_logps: `[rollouts, tokens]`, which `clip="old"` needs.
-        epsilon: how far a ratio may be below the centre, as a share of it.
-        epsilon_high: how far above; `epsilon`, if not given.
+        old_logps: `[rollouts, tokens]`; required for `clip="old"`.
+        epsilon: the clip range below the centre, relative to it.
+        epsilon_high: the clip range above the centre; default: `epsilon`.
         mean: see `Mean`.
 
     Returns:
-        A scalar to be minimised.
+        The loss, a scalar to minimise.
 
     Raises:
-        InputError: an unknown option, or `clip="old"` without `old_logps`.
+        InputError: an option has an unknown value, or `clip="old"` comes without `old_logps`.
     """
     _check_choice(clip, Clip, "clip")
     _check_choice(mean, Mean, "mean")
@@ -130,4 +132,4 @@ def replay_loss(
 def _check_choice(value: str, names: object, option: str) -> None:
     choices = get_args(names)
     if value not in choices:
-        raise InputError(f"{option}={value!r} is not there; it is one of {', '.join(choices)}.")
+        raise InputError(f"{option}={value!r} is unknown; it must be one of {', '.join(choices)}.")

@@ -1,7 +1,7 @@
-"""A run as a data set: rows in the order of the plans, and the position as `state_dict`.
+"""A run as a data set: its rows in the order of the plans, and the position as `state_dict`.
 
-A draw hands out one prompt, and draws are numbered through the rounds. So a number names a round and a
-prompt, says how far a data loader came, and is the `step` of the draw's outcomes.
+A draw yields one prompt, and draws are numbered through all rounds. A draw's number identifies its round and
+prompt, marks a data loader's position, and is the `step` of the draw's outcomes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ from gaincurate.schedule.observations import checked_lines
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
-DRAW = "gc_draw"  # the key under which a row carries its draw's number, from 1; 0 where nothing is reported
+DRAW = "gc_draw"  # the key of the number of a row's draw, from 1; 0 if the row is not reported
 _AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes of those that it has."
 
 
 class RoundDataset(torch.utils.data.IterableDataset[Json]):
-    """The prompts of a run; the next round is planned when all of a round's prompts were handed out.
+    """The prompts of a run; the next round is planned when all of a round's prompts were yielded.
 
-    Every row has the source columns, `prompt` as chat messages, `gc_id`, `gc_round` and `gc_draw`. Give rows
-    and their rewards to `report`, from any process. Where a loader or a trainer is ahead of the outcomes, the
-    next round is planned from those that have come, if they cover the run's `min_coverage`. Later ones count
-    as late.
+    Every row has the source columns, `prompt` as chat messages, `gc_id`, `gc_round` and `gc_draw`. Any
+    process may `report` rows and rewards. If a loader or a trainer is ahead of the outcomes, the next round
+    is planned if the run's `min_coverage` of them is in, and later ones count as late.
 
-    Iteration begins after the place that `load_state_dict` was given. Without one it begins with the
-    prompts that were planned and have no outcomes, so a kill loses none. With one, rows that were handed
-    out before the place and not reported are not handed out again: save it after the outcomes of a step.
-    One process iterates: a data loader may have one worker.
+    Iteration begins after the place given to `load_state_dict`. Without a place, it begins with the planned
+    prompts that have no outcomes, so a kill loses none. With a place, rows that were yielded before it and
+    not reported are lost, so save it after a step's outcomes. A data loader may have at most one worker.
 
     Args:
         run: the run's folder.
@@ -47,7 +45,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             until its last step is done.
 
     Raises:
-        OutputError: no run is there.
+        OutputError: the folder has no run.
     """
 
     def __init__(self, run: str | Path, *, endless: bool = False) -> None:
@@ -63,21 +61,21 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         return {**self.__dict__, "_session": None, "_reported": None}
 
     def begin(self, *, restart: bool = False) -> RunSession:
-        """Open the run and find the draws to begin with; the first iteration does so otherwise.
+        """Open the run and find its first draws; the first iteration does this if no one called it.
 
         Args:
             restart: void the outcomes of round 0 first, for a trainer that starts without a checkpoint.
 
         Raises:
             InputError: the run scores again at checkpoints, or the data loader has several workers.
-            OutputError: the place is another run's, or of a history that was undone, or the run that should
-                begin again has gone on to later rounds.
+            OutputError: the place is another run's, or in a history that was undone; or a run that should
+                restart has later rounds already.
             LockedError: another process iterates.
         """
         worker = torch.utils.data.get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise InputError(
-                f"the data loader has {worker.num_workers} workers, and each would hand out all prompts of "
+                f"the data loader has {worker.num_workers} workers, each of which would yield all prompts of "
                 f"{self.run}. Set num_workers to 0 or 1."
             )
         if self._session is None:
@@ -95,7 +93,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             live.restore(self._state, "the state of the data set")
         rounds = range(live.round + 1)
         for round_ in rounds:
-            drop_half_line(run.outcomes(round_))  # of a process that was killed
+            drop_half_line(run.outcomes(round_))  # a killed process may have left one
         if self._state is not None:
             self._left = range(self._state["step"] + 1, len(rounds) * live.budget + 1)
         else:
@@ -108,12 +106,12 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         return live
 
     def draw_at(self, index: int) -> int:
-        """The number of the draw that an iteration hands out as its `index`-th, from 0; after `begin`."""
+        """The number of the draw at `index`, from 0, in the iteration that begins after `begin`."""
         left = self._left or ()
         return left[index] if index < len(left) else self._planned + index - len(left) + 1
 
     def __iter__(self) -> Iterator[Json]:
-        """Rows in the order of the plans; raises as `begin`, and OutcomeError where too few outcomes came."""
+        """Rows in the order of the plans; raises as `begin`, and OutcomeError if too few outcomes are in."""
         live = self.begin()
         _end_with_parent()
         left, self._left = self._left or (), None
@@ -135,21 +133,21 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         rewards: Sequence[Sequence[float | None]],
         **more: Sequence[Sequence[Any]],
     ) -> None:
-        """Append the outcomes of rows that were handed out.
+        """Append the outcomes of rows that were yielded.
 
         Args:
-            rows: `[prompts]`, of which `gc_id`, `gc_round` and `gc_draw` are read.
+            rows: `[prompts]`; their `gc_id`, `gc_round` and `gc_draw` are read.
             rewards: `[prompts, rollouts]`, None for a rollout that could not be judged.
             **more: further keys of outcome lines, such as `tokens`, each `[prompts, rollouts]`.
 
         Raises:
-            OutcomeError: a reward that is no number or outside the run's range; nothing is written.
+            OutcomeError: a reward is not a number, or outside the run's range; nothing is written.
             StorageError: the file system refused.
         """
         self._reported = run = self._reported or Run(self.run)
         lines: list[Json] = []
         for place, (row, group) in enumerate(zip(rows, rewards, strict=True)):
-            for sample in reversed(range(len(group) if row[DRAW] else 0)):  # of a whole group, 0 is there
+            for sample in reversed(range(len(group) if row[DRAW] else 0)):  # sample 0 marks a whole group
                 line = {ID: row[ID], "reward": group[sample], "round": row[ROUND], "step": row[DRAW]}
                 line |= {name: values[place][sample] for name, values in more.items()}
                 lines.append({**line, "sample": sample})
@@ -159,16 +157,16 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             append_lines(run.outcomes(round_), [line for line in lines if line["round"] == round_])
 
     def state_dict(self) -> Json:
-        """The position after the newest row that was handed out, and the run's state; plain values."""
+        """The position after the newest row that was yielded, and the run's state; plain values."""
         if self._state is not None:
             return self._state
         live = self._session or self.begin()
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration begin after a place, with the run as it was there.
+        """Set the place after which the next iteration begins, with the run in its state at that place.
 
-        Later rounds are set aside and later outcomes taken back when that iteration begins.
+        When that iteration begins, later rounds are set aside and later outcomes taken back.
 
         Args:
             state: from `state_dict`.
@@ -176,14 +174,14 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         self._state, self._left = dict(state), None
 
     def close(self) -> None:
-        """Let another process iterate."""
+        """Release the run, so that another process may iterate."""
         if self._session is not None:
             self._session.close()
             self._session = None
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is killed: it would go on to hold the run."""
+    """End this process when its parent process ends, because it would keep the run locked."""
 
     def watch(parent: Any) -> None:
         parent.join()

@@ -1,7 +1,7 @@
-"""A run as a trainer follows it live: rows out, outcomes in, the next round planned between steps.
+"""A session in which a trainer follows a run live: it takes rows, reports outcomes, and plans the next round.
 
-All that a session does is in the run's files, so other processes of the trainer may report too, and a
-checkpoint needs no more than the place that `save` gives.
+A session's state is in the run's files, so other processes of the trainer may also report, and a checkpoint
+only needs the place that `save` returns.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
 from gaincurate.schedule.strategies.dots import see_live
 
-PLACE = "gaincurate_state.json"  # next to a checkpoint, with the position in the run
+PLACE = "gaincurate_state.json"  # the file in a checkpoint's folder with the position in the run
 RESUME = "resume from another checkpoint"  # advice in the error for a damaged file
-ROUND = "gc_round"  # the key under which a row carries its round, so that its outcomes can name it
+ROUND = "gc_round"  # the key of a row's round, so that its outcomes can name the round
 
 
 def place_beside(checkpoint: str | Path) -> Json:
-    """The place in a checkpoint's folder.
+    """The place that was saved in a checkpoint's folder.
 
     Raises:
-        OutputError: there is none, or a damaged one.
+        OutputError: the folder has none, or it is damaged.
     """
     path = Path(checkpoint) / PLACE
     if not path.exists():
@@ -48,20 +48,20 @@ def place_beside(checkpoint: str | Path) -> Json:
 
 
 class RunSession(AbstractContextManager["RunSession"]):
-    """A run that one trainer follows; within a `with`, or between `open` and `close`, no other may.
+    """A run that one trainer follows. In a `with` block, or from `open` to `close`, it locks out all others.
 
-    `position` is how many prompts of the round were handed out by `take`. `checkpoint` is the newest one
-    that the trainer saved, for the re-scorings, and `held` makes of it what is scored.
+    `position` counts the round's prompts that `take` returned. `checkpoint` is the newest one that the
+    trainer saved, for re-scorings, and `held` provides the folder that is scored.
 
     Args:
         run: the run's folder.
         note: called with messages for the user.
-        checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
-        ahead: why a trainer may ask before outcomes are in, in whole sentences, for the error where it does.
+        checkpoints: whether `checkpoint` is current at every round's end, so that it may roll out references.
+        ahead: sentences on why a trainer may ask for prompts before outcomes are in, for the error.
 
     Raises:
-        OutputError: no run is there.
-        InputError: it cannot be followed live.
+        OutputError: the folder has no run.
+        InputError: the run cannot be followed live.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class RunSession(AbstractContextManager["RunSession"]):
         self.close()
 
     def open(self) -> None:
-        """Keep other trainers out until `close`, or this process's end; once is enough.
+        """Lock other trainers out until `close` or the end of this process; a second call locks nothing new.
 
         Raises:
-            LockedError: another trainer is at work on the run.
+            LockedError: another trainer uses the run.
         """
         if self._lock is None:
             self._lock = self._held.enter_context(command_lock(self.run.folder))
@@ -101,9 +101,9 @@ class RunSession(AbstractContextManager["RunSession"]):
         self._since = time.monotonic()
 
     def close(self) -> None:
-        """Let others in again."""
+        """Release the lock."""
         if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a loader's forked worker may have the lock's file too
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a loader's forked worker may share the open file
             self._lock = None
         self._held.close()
 
@@ -119,21 +119,19 @@ class RunSession(AbstractContextManager["RunSession"]):
 
     @property
     def state(self) -> Json:
-        """The newest state; read once as long as the run is held."""
-        if self._lock is None:
-            return self.run.state
-        if self._state is None:
+        """The run's newest state; it is read once while the run is locked."""
+        if self._lock is None or self._state is None:
             self._state = self.run.state
         return self._state
 
     def _forget(self) -> None:
-        """Read again what may have changed."""
+        """Drop everything that was read, because it may have changed."""
         self._state, self._rows = None, (-1, [])
         self.run.forget_ids()
 
     @property
     def round(self) -> int:
-        """The newest round, from 0."""
+        """The newest round, from 0; -1 before the first is planned."""
         return int(self.state["round"])
 
     @property
@@ -147,9 +145,9 @@ class RunSession(AbstractContextManager["RunSession"]):
         return self.run.ids(self.round)
 
     def rows(self, round_: int | None = None) -> list[Json]:
-        """The training rows of a round, by default the newest, `[budget]`, each with `gc_round`.
+        """The training rows of a round (default: the newest), `[budget]`, each with `gc_round`.
 
-        Where the plan has group sizes, `gc_rollouts` is the number of rollouts of the row.
+        If the plan has group sizes, `gc_rollouts` is the row's number of rollouts.
         """
         round_ = self.round if round_ is None else round_
         if self._rows[0] != round_:
@@ -158,31 +156,29 @@ class RunSession(AbstractContextManager["RunSession"]):
         return self._rows[1]
 
     def take(self, count: int) -> list[Json]:
-        """The next prompts to train on; the next round begins when this one's are all handed out.
+        """The next prompts to train on; plans the next round when all prompts of this one were taken.
 
         Args:
-            count: how many; a divisor of the budget, so that no batch lies in two rounds.
+            count: the number of prompts; a divisor of the budget, so that no batch lies in two rounds.
 
         Returns:
-            `[count]` rows, empty where the run is finished.
+            `[count]` rows; empty if the run is finished.
 
         Raises:
-            InputError: a batch would lie in two rounds, or begin within one of before.
-            OutcomeError: the round's outcomes are not all in, so the next one cannot be planned yet.
+            InputError: a batch would lie in two rounds, or the position is no multiple of `count`.
+            OutcomeError: the round's outcomes are not all in, so the next round cannot be planned yet.
         """
         if self.finished:
             return []
         if self.budget % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
-                f"{self.budget:,}, which is no multiple: a batch would lie in two rounds. Start the run with "
-                f"--align-to {count} and a --budget that is one."
+                f"{self.budget:,}, no multiple: start the run with --align-to {count} and another --budget."
             )
         if self.position % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and the checkpoint was saved after "
-                f"{self.position:,} of the round's {self.budget:,}, which is no multiple: resume with the "
-                "batch size that it was saved with."
+                f"{self.position:,} of the round's {self.budget:,}, so resume with its batch size."
             )
         if self.position >= self.budget and not self.turn():
             return []
@@ -191,13 +187,13 @@ class RunSession(AbstractContextManager["RunSession"]):
         return rows
 
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
+        """Append one outcome per rollout: `gc_id`, `reward`, and the other keys of `outcomes.jsonl`.
 
-        Without `round` a line is of the newest round.
+        A line without `round` belongs to the newest round.
 
         Raises:
-            OutcomeError: a line that the run could not use, such as a reward outside the run's range; nothing
-                is written.
+            OutcomeError: the run cannot use a line, for example because its reward is outside the run's
+                range; nothing is written.
             StorageError: the file system refused.
         """
         newest = self.round
@@ -209,17 +205,17 @@ class RunSession(AbstractContextManager["RunSession"]):
         return self.run.rescores_after(self.round)
 
     def turn(self, checkpoint: str | Path | None = None) -> bool:
-        """Take the round's outcomes, score again where due, plan the next round.
+        """Take the round's outcomes, score again if that is due, and plan the next round.
 
         Args:
-            checkpoint: what the round's training left; default: `self.checkpoint`.
+            checkpoint: the checkpoint of the round's training; default: `self.checkpoint`.
 
         Returns:
             Whether there is a next round.
 
         Raises:
             OutcomeError: the outcomes cannot be used; nothing is changed.
-            LockedError: another process is at work on the run.
+            LockedError: another process uses the run.
         """
         if checkpoint is not None:
             self.checkpoint = str(Path(checkpoint).resolve())
@@ -228,31 +224,30 @@ class RunSession(AbstractContextManager["RunSession"]):
             if self.rescoring_due:
                 self.run.keep_order()
             try:
-                there = advance(self.run, self.checkpoint, self.note, self.held) is not None
+                has_next = advance(self.run, self.checkpoint, self.note, self.held) is not None
             except OutcomeError as error:
                 raise self._advised(error) from error
             if before >= 0:
                 self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
         self._state, self.position, self._since = None, 0, time.monotonic()
-        return there
+        return has_next
 
     def _advised(self, error: OutcomeError) -> OutcomeError:
-        """The error with `ahead`, and with the coverage at which the run would go on."""
+        """The error with `ahead`, and the --min-coverage with which the run would continue."""
         line_is_wrong = "ids" not in error.data and self.run.outcomes(self.round).exists()
         if not self.ahead or line_is_wrong:
             return error
         absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
-        coverage = f" A run that is started with --min-coverage {share:g} goes on here, and what comes later "
-        coverage += "counts as late."
+        coverage = f" A run started with --min-coverage {share:g} continues here; later outcomes are late."
         return OutcomeError(f"{error} {self.ahead}{coverage if share > 0 else ''}", **error.data)
 
     def save(self, step: int, **more: Any) -> Json:
-        """The place to save beside a checkpoint; plain values.
+        """The place in the run, to be saved with a checkpoint; plain values.
 
         Args:
             step: the trainer's step.
-            **more: further values of the adapter; `position` as it was at that step.
+            **more: further values of the adapter, or `position` if it was another one at that step.
         """
         return {**saved_place(self.run, step), "position": self.position, **more}
 
@@ -272,8 +267,8 @@ class RunSession(AbstractContextManager["RunSession"]):
             where: its source, for error messages.
 
         Raises:
-            OutputError: it is another run's, or of a history that was undone.
-            LockedError: another process is at work on the run.
+            OutputError: the place is another run's, or in a history that was undone.
+            LockedError: another process uses the run.
         """
         with working_on(self.run.folder):
             undone = return_to(self.run, saved, where)
@@ -303,7 +298,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         self.position, self.checkpoint = 0, None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers of the newest round for a trainer's own logs: mu, sigma, and what the last round gave."""
+        """Metrics of the newest round's plan, and of the last round's outcomes, for the trainer's logs."""
         plan = self.run.plan(self.round)
         values: dict[str, Any] = {"round": plan["round"], **plan["metrics"]}
         names = ("accuracy", "effective", "all_wrong", "all_right", "concentration", "drift")
@@ -312,20 +307,19 @@ class RunSession(AbstractContextManager["RunSession"]):
 
 
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
-"""The sessions of this process by folder, with what tells a run from a later one in the same folder."""
+"""The sessions of this process by folder, with the run file's inode and time, which identify the run."""
 
 
 def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> RunSession:
-    """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
+    """This process's only `RunSession` of a run, for parts of a trainer that cannot pass it to each other."""
     path = Path(run).resolve()
     with reading(path):
         stat = (path / RUN).stat() if (path / RUN).exists() else None
     birth = (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
     before, live = _FOLLOWED.get(path, (birth, None))
-    if live is not None and before != birth:  # another run was started in its place
-        live.close()
-        live = None
-    if live is None:
+    if live is None or before != birth:
+        if live is not None:  # another run was started in the folder
+            live.close()
         live = RunSession(path, note, checkpoints=checkpoints)
         _FOLLOWED[path] = (birth, live)
     return live
@@ -334,12 +328,11 @@ def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False)
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
     """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
-    `run` is the folder that the setting `where` gave, None where it did not; `ahead` is `RunSession`'s.
-    Raises InputError where none was given or the run cannot be followed like this, OutputError where no run
-    is there, LockedError where another trainer is at work on it.
+    `run` is the folder from the setting `where`, or None; `ahead` is that of `RunSession`. Raises InputError
+    for None or another kind of run, OutputError if the folder has no run, LockedError if it is in use.
     """
     if not run:
-        raise InputError(f"which run to follow was not said: give its folder by {where}.")
+        raise InputError(f"no run to follow is given: set its folder by {where}.")
     live = RunSession(str(run), ahead=ahead)
     refuse_rescoring(live.run, trainer)
     refuse_group_sizes(live.run, trainer)
@@ -348,15 +341,14 @@ def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
 
 
 def refuse_rescoring(run: Run, trainer: str) -> None:
-    """Refuse a run that scores again, for a trainer that leaves no checkpoint for it."""
+    """Raise InputError for a run that scores again, because the trainer provides no checkpoint for it."""
     if run.config.rescore.what != "off":
         raise InputError(
             f"{run.folder} scores again at checkpoints (--rescore {run.config.rescore.what}), which is not "
-            f"done live with {trainer}. Start the run without --rescore, or train it in segments with "
-            "`gaincurate schedule run`."
+            f"done live with {trainer}. Start it without --rescore, or train by `gaincurate schedule run`."
         )
 
 
 def reward_of(stored: float) -> float:
-    """A reward as its function gave it, from one that a trainer stored in float32: there 1.1 is above 1.1."""
+    """A reward as its function returned it, from the trainer's float32, in which 1.1 would be above 1.1."""
     return float(f"{stored:.7g}")

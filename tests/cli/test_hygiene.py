@@ -126,7 +126,7 @@ def test_a_list_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     export = ("export", "--trainer", "trl", "--drop", "duplicates", "--out", tmp_path / "t.parquet")
     (tmp_path / "t.dropped.jsonl").write_text("mine\n")
     there = gaincurate(*export, exports.make_set(tmp_path / "set", exports.sums()))
-    sentence = f"error: {tmp_path}/t.dropped.jsonl is there already; give another --out, or --overwrite to "
-    assert (there.exit_code, there.stderr) == (2, f"{sentence}replace it.\n")
+    sentence = f"error: {tmp_path}/t.dropped.jsonl exists; give another --out, or --overwrite."
+    assert (there.exit_code, there.stderr) == (2, f"{sentence}\n")
     assert (tmp_path / "t.dropped.jsonl").read_text() == "mine\n"
     assert not (tmp_path / "t.parquet").exists()

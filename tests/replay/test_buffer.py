@@ -37,13 +37,13 @@ def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"batch": 1}, "batch_groups is 1; it is a whole number from 2 and below 2^64."),
-        ({"capacity": True}, "capacity is True; it is a whole number from 1 and below 2^64."),
-        ({"max_age": 0}, "max_age is 0; it is a whole number from 1 and below 2^64."),
-        ({"seed": 2**64}, f"seed is {2**64}; it is a whole number from 0 and below 2^64."),
-        ({"fresh_share": float("nan")}, "fresh_share is nan; it is above 0 and below 1."),
-        ({"fresh_share": 0.99}, "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed; a step that"),
-        ({"fresh_share": 0.01}, "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed; a step that"),
+        ({"batch": 1}, "batch_groups is 1; it must be a whole number from 2 to 2^64 - 1."),
+        ({"capacity": True}, "capacity is True; it must be a whole number from 1 to 2^64 - 1."),
+        ({"max_age": 0}, "max_age is 0; it must be a whole number from 1 to 2^64 - 1."),
+        ({"seed": 2**64}, f"seed is {2**64}; it must be a whole number from 0 to 2^64 - 1."),
+        ({"fresh_share": float("nan")}, "fresh_share is nan; it must be above 0 and below 1."),
+        ({"fresh_share": 0.99}, "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed, and each must be"),
+        ({"fresh_share": 0.01}, "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed, and each must be"),
         ({"capacity": 3}, "capacity 3 is less than the 4 groups that a step would replay, so nothing ever"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(OutputError) as caught:
             load(one, path)
         assert str(caught.value) == (
-            f"{path} is damaged: it is cut short, or no state of a replay buffer. Go back to the checkpoint before it."
+            f"{path} is damaged, or no replay buffer's state. Resume from an earlier checkpoint."
         )
         assert one.state_dict() == before
 

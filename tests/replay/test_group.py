@@ -19,14 +19,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"gc_id": 3}, "a rollout group's gc_id is 3, not a text."),
     ({"policy_version": -1}, "policy_version is -1, not a whole number from 0."),
     ({"step": 1.0}, "step is 1.0, not a whole number from 0."),
-    ({"temperature": 0.0}, "temperature is 0.0; it is above 0, because a greedy rollout has no log-probs"),
+    ({"temperature": 0.0}, "temperature is 0.0; it must be above 0 (greedy has no log-probs)"),
     ({"extra": {"a": {1}}}, "extra is no JSON: Object of type set is not JSON serializable."),
     ({"extra": {"a": float("nan")}}, "extra is no JSON: Out of range float values are not JSON compliant"),
     ({"prompt_ids": []}, "has an empty prompt."),
-    ({"prompt_ids": [[1]]}, "prompt_ids is int64 of shape [1, 1], not one dimension of int32."),
-    ({"prompt_ids": [0.5]}, "prompt_ids is float64 of shape [1], not one dimension of int32."),
+    ({"prompt_ids": [[1]]}, "prompt_ids is int64 (1, 1), not 1-D int32."),
+    ({"prompt_ids": [0.5]}, "prompt_ids is float64 (1,), not 1-D int32."),
     ({"completion_ids": [[1], [-100, 2]]}, "has token ids below 0: remove the padding first."),
-    ({"mask": [[1], [1]]}, "rollout 1 has 2 completion_ids, 1 mask and 2 logprobs."),
+    ({"mask": [[1], [1]]}, "rollout 1: 2 completion_ids, 1 mask, 2 logprobs."),
     ({"logprobs": [[-0.5], [-0.5, float("nan")]]}, "logprobs of rollout 1 has a value that is not finite"),
     ({"logprobs": [[-0.5], [-1e300, -1.0]]}, "logprobs of rollout 1 has a value that is not finite"),
     ({"logprobs": [[-0.5], [-1.0, 0.5]]}, "logprobs of rollout 1 has a value that is not finite or above 0"),
@@ -147,5 +147,5 @@ def test_bytes_that_are_no_groups_are_refused() -> None:
             decode(data, "here")
     other = io.BytesIO()
     pq.write_table(pq.read_table(io.BytesIO(whole)).replace_schema_metadata({"gaincurate": "1"}), other)
-    with pytest.raises(OutputError, match="^here holds no rollout groups of format 2; use the gaincurate"):
+    with pytest.raises(OutputError, match="^here has no groups of format 2; use the version"):
         decode(other.getvalue(), "here")

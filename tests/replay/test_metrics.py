@@ -70,8 +70,8 @@ def run(one: ReplayBuffer, steps: int, right: int | None, **about: Any) -> list[
 def test_a_buffer_that_holds_too_little_says_so_and_why() -> None:
     assert run(buffer(), 10, 4)[4::5] == [
         f"Nothing was replayed in the last {n} steps: the buffer holds 0 groups and a step replays 4. Of {8 * n} "
-        "groups, 0 had rollouts that differ in correctness; 0 were older than max_age, and 0 left for newer ones. "
-        "Train on prompts of middling difficulty, check that `correct` is the verifier's verdict, or set "
+        "groups, 0 had rollouts that differ in correctness; 0 were older than max_age, and 0 made room for newer ones. "
+        "Train on prompts of medium difficulty, check that `correct` is the verifier's verdict, or set "
         "fresh_share or max_age higher."
         for n in (5, 10)
     ]

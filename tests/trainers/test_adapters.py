@@ -94,7 +94,7 @@ def test_other_runs_are_refused(trainer: Driver, tmp_path: Path, monkeypatch: py
     run = runs.begin(tmp_path)
     sizes = {"strategy": "posterior", "options": {"group_sizes": "2,16"}}
     refused: list[tuple[Any, type[Exception], str]] = [
-        (None, InputError, f"not said: give its folder by {trainer.where}"),
+        (None, InputError, f"given: set its folder by {trainer.where}"),
         ({"rescore": {"what": "round"}}, InputError, r"\(--rescore round\), which is not done live with"),
         (sizes, InputError, "give each prompt a group size, and .* has one size for all prompts. Start"),
     ]
@@ -123,7 +123,7 @@ def test_without_its_trainer_an_adapter_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, f"gaincurate.trainers.{package}.live", raising=False)
-    with pytest.raises(InputError, match=f"^this adapter is for {version} and works inside it alone"):
+    with pytest.raises(InputError, match=f"^this adapter is for {version} and only works inside it"):
         getattr(importlib.import_module(f"gaincurate.trainers.{package}"), public)
 
 
@@ -136,8 +136,7 @@ def test_missing_outcomes_have_the_trainers_reason(trainer: Driver, tmp_path: Pa
     assert str(caught.value).startswith("round 0 has outcomes for 8 of its 12 prompts and 100% of them")
     assert f"lacks {', '.join(run.ids(0)[8:])}. " in str(caught.value)
     assert str(caught.value).endswith(
-        f"{trainer.ahead} A run that is started with --min-coverage 0.6666 goes on here, and what comes later "
-        "counts as late."
+        f"{trainer.ahead} A run started with --min-coverage 0.6666 continues here; later outcomes are late."
     )
 
 
@@ -179,7 +178,7 @@ def test_a_bad_set_up_of_nemo_rl_is_said(nemo: Nemo, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"gc_id": "id0000", "input": "why?"}\n')
     for sentence, *given in (
-        ("^set GAINCURATE_CHECKPOINTS to checkpointing.checkpoint_dir: a resume", None, table, None),
+        ("^set GAINCURATE_CHECKPOINTS to checkpointing.checkpoint_dir, where a resume", None, table, None),
         ("data.train have no gc_id, so GAINCURATE_DATA is needed: there is no file", results, fewer, None),
         ("jsonl has 1 rows with gc_id, input, not the 60 that were read", results, fewer, other),
     ):
@@ -187,7 +186,7 @@ def test_a_bad_set_up_of_nemo_rl_is_said(nemo: Nemo, tmp_path: Path) -> None:
             next(nemo.batches(run, *given)[0])
     (results / "step_3").mkdir(parents=True)
     torch.save({}, results / "step_3/train_dataloader_the-task.pt")
-    with pytest.raises(OutputError, match=r"step_3/train_dataloader_the-task\.pt names no place in a run"):
+    with pytest.raises(OutputError, match=r"step_3/train_dataloader_the-task\.pt has no place in a run"):
         next(nemo.batches(run, results, table, None)[0])
 
 
@@ -260,7 +259,7 @@ def test_a_rollout_that_slime_did_not_report_is_said(slime: Slime, tmp_path: Pat
     loop = slime.begin(runs.begin(tmp_path), tmp_path)
     with pytest.raises(InputError, match="^rollout 0 was not reported: give --rollout-all-samples-process-"):
         loop.source.save(0)
-    with pytest.raises(OutputError, match=r"gaincurate_state_4\.json is not there: rollout 4 did not follow"):
+    with pytest.raises(OutputError, match=r"gaincurate_state_4\.json is missing: rollout 4 did not follow"):
         loop.source.load(4)
 
 
@@ -309,7 +308,7 @@ def test_a_bad_set_up_of_trinity_is_said(trinity: Trinity, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="the task set 'the-set' has no column gc_id; write it with"):
         trinity.tasks(run, tmp_path, {}, {"question": ["why?"]})
     run = runs.begin(tmp_path / "b")
-    with pytest.raises(OutputError, match="the explorer's saved state is another selector's: no run can"):
+    with pytest.raises(OutputError, match="the explorer's saved state is another selector's, with no place"):
         trinity.tasks(run, tmp_path, {"latest_iteration": 2, "taskset_states": [{"current_index": 8}]})
     run = runs.begin(tmp_path / "c")
     columns = exported(run)

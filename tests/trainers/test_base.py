@@ -87,7 +87,7 @@ def test_another_batch_size_in_the_middle_of_a_round_is_refused(tmp_path: Path) 
     run = runs.begin(tmp_path)
     with RunSession(run.folder) as live:
         train(live, 2, 1)
-        with pytest.raises(InputError, match=r"saved after 2 of the round's 8.*resume with the batch size"):
+        with pytest.raises(InputError, match=r"saved after 2 of the round's 8.*resume with its batch size"):
             live.take(4)
 
 

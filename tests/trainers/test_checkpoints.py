@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import tiny
 import trainer_folders as folders
 from gaincurate.trainers.checkpoints import find, look, owner
-from gaincurate.trainers.profile import Layout, layout_of, layouts
+from gaincurate.trainers.names import with_part
+from gaincurate.trainers.profile import Layout, layout_of
 
-TRAINERS = sorted(layouts())
+TRAINERS = sorted(with_part("layout"))
 # Where the weights of step 7 lie, by each trainer's own names.
 WHERE = {
     "trl": "checkpoint-7",
@@ -30,7 +31,7 @@ WHERE = {
 
 
 def test_every_trainer_of_the_table_has_a_writing_order_here() -> None:
-    assert set(folders.ORDERS) == set(layouts()) == set(WHERE)
+    assert set(folders.ORDERS) == set(TRAINERS) == set(WHERE)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -265,7 +266,7 @@ def test_the_table_in_the_docs_is_the_modules() -> None:
 
     lines = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("| trainer | complete when |"))
-    rows = [row(trainer, layout) for trainer, layout in layouts().items()]
+    rows = [row(trainer, layout_of(trainer)) for trainer in with_part("layout")]
     cells = [line.strip("| ").split(" | ") for line in lines[start + 2 : start + 2 + len(rows)]]
     assert [[trainer, weights, setting] for trainer, _, weights, setting in cells] == rows
     assert not lines[start + 2 + len(rows)].startswith("|")

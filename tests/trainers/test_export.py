@@ -91,7 +91,7 @@ def answers(view: dict[str, Any], row: dict[str, Any]) -> Iterator[Any]:
 def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: str) -> None:
     suffixes = profiles()[trainer].suffixes
     if suffix not in suffixes:
-        sentence = f"for {trainer} the file's name must end in {' or '.join(suffixes)}; that says"
+        sentence = f"for {trainer} its name must end in {' or '.join(suffixes)}"
         with pytest.raises(InputError, match=re.escape(sentence)):
             write(tmp_path, trainer, suffix=suffix)
         return
@@ -190,7 +190,7 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
     shown = pq.read_table(out(tmp_path, "verl")).select(table.column_names)
     assert shown.schema.types == table.schema.types
     assert shown.to_pylist() == table.to_pylist()
-    with pytest.raises(InputError, match="row id0000 holds what lines of JSON cannot .*parquet"):
+    with pytest.raises(InputError, match="row id0000 holds a value that JSON cannot .*parquet"):
         write(tmp_path, "verl", suffix=".jsonl")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
 
@@ -303,7 +303,7 @@ def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
         assert found.facts["round"] == round_
     with pytest.raises(InputError, match="--round 2 is not planned in .*; the newest is 1"):
         export(run.folder, "trl", file, ViewOptions(), Pick(round=2), overwrite=True)
-    with pytest.raises(InputError, match="--by and --ascending are for a scored set"):
+    with pytest.raises(InputError, match="--by and --ascending are for scored sets"):
         export(run.folder, "trl", file, ViewOptions(), Pick(by="level"), overwrite=True)
 
 
@@ -331,7 +331,7 @@ def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced_or_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "trl")
     before = out(tmp_path, "trl").read_bytes()
-    with pytest.raises(OutputError, match="is there already; give another --out, or --overwrite"):
+    with pytest.raises(OutputError, match="exists; give another --out, or --overwrite"):
         write(tmp_path, "trl")
     # The third row is broken, and rows come one by one: two are written when it is found.
     monkeypatch.setattr(module, "_CHUNK", 1)
@@ -367,12 +367,12 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
     system.rename(tmp_path / "kept")
     out(tmp_path / "n", "nemo-rl").unlink()
     system.write_text("mine")
-    with pytest.raises(OutputError, match=r"train\.system\.txt is there already"):
+    with pytest.raises(OutputError, match=r"train\.system\.txt exists"):
         write(tmp_path / "n", "nemo-rl")
     found = write(tmp_path / "t", "trinity")
     line = next(line for line in found.launch.settings if "format" in line)
     assert json.loads(line.partition(":")[2])["system_prompt"] == exports.SYSTEM
-    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads the folder of a file"):
+    with pytest.raises(OutputError, match="holds 'train.parquet', and trinity reads whole folders"):
         write(tmp_path / "t", "trinity", suffix=".jsonl")
 
 
@@ -386,7 +386,7 @@ def test_messages_as_json_text_have_one_type(tmp_path: Path, monkeypatch: pytest
     other = '[{"role": "user", "content": "?", "weight": "w"}]'
     mixed = [rows[0], {**rows[1], "messages": other}, rows[2]]
     exports.make_set(tmp_path / "mixed", mixed, prompt="messages")
-    with pytest.raises(InputError, match="the key 'weight' of chat messages holds"):
+    with pytest.raises(InputError, match="the key 'weight' of chat messages has type"):
         export(tmp_path / "mixed", "areal", tmp_path / "m.parquet", ViewOptions(), Pick())
 
 

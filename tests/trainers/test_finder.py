@@ -317,7 +317,7 @@ def test_an_adapter_that_cannot_be_merged(tmp_path: Path, run: Run, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finder = TrainerFinder(TRL)
     chosen = finder.chosen(run, root)
-    alone = "is an adapter alone, and peft, which merges it for scoring, is not installed"
+    alone = "has only an adapter, and peft, which merges it for scoring, is not installed"
     with pytest.raises(ModelError, match=alone), finder.held(run, chosen):
         pass
     monkeypatch.undo()
@@ -334,7 +334,7 @@ def test_an_adapter_that_cannot_be_merged(tmp_path: Path, run: Run, monkeypatch:
     with pytest.raises(GaincurateError) as caught, finder.held(run, chosen):
         pass
     log = run.round_folder(0) / "merging.log"
-    assert str(caught.value) == f"the adapter could not be merged: it does not fit (log: {log})."
+    assert str(caught.value) == f"the adapter was not merged: it does not fit (log: {log})."
     (root / "checkpoint-10/adapter_model.safetensors").write_bytes(b"half")
     unfinished = "cannot be used: .*adapter_model.safetensors is not finished"
     with pytest.raises(InputError, match=unfinished), finder.held(run, chosen):

@@ -76,13 +76,13 @@ def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path:
     assert take_logs(run, [file], note=told.append) == 1
     assert told == [
         "1 outcomes for round 0 from 6 rows",
-        "left out: the prompt is none of round 0 (2 times, first completions_1.parquet, row 2)",
+        "left out: the prompt is not in round 0 (2 times, first completions_1.parquet, row 2)",
         "left out: several prompts of the round have these messages, and there is no id (2 times, first "
         "completions_1.parquet, row 3)",
         "left out: the id is not among the prompts of round 0 (1 times, first completions_1.parquet, row 5)",
     ]
     table(file, [strange])
-    with pytest.raises(OutcomeError, match="nothing there belongs to round 0: the prompt is none of round"):
+    with pytest.raises(OutcomeError, match="nothing there belongs to round 0: the prompt is not in round"):
         take_logs(run, [file])
     assert len(outcomes(run)) == 1
 
@@ -97,7 +97,7 @@ def test_a_step_that_was_done_again_replaces_what_was_taken(run: Run, tmp_path: 
     (logs / "completions_3.parquet").unlink()
     told: list[str] = []
     take_logs(run, [logs], note=told.append)
-    assert "step 2 was done again: from there on the new outcomes count" in told
+    assert "step 2 was trained again: from that step, the new outcomes count" in told
     found = take_outcomes(run, 0)
     assert (found.rollouts, found.accuracy) == (10, 0.5)
     before = run.outcomes(0).read_bytes()
@@ -138,8 +138,8 @@ WHEN = datetime.datetime(2026, 1, 1)
         ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
         ({"step": b"1"}, "step is .*, not a whole number"),
         ({"reward": 2.0}, "row 1: reward 2 of 'id0000' is outside 0 to 1; give the"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is not in round 0"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is not in round 0"),
     ],
 )
 def test_a_table_of_other_types_is_refused(run: Run, tmp_path: Path, change: Any, why: str) -> None:
@@ -162,7 +162,7 @@ def test_a_table_is_whole_and_has_each_column_once_and_nan_is_no_reward(run: Run
         with pytest.raises(OutcomeError, match=why):
             take_logs(run, [file])
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(OutcomeError, match="is no whole table of TRL's; is it being written"):
+    with pytest.raises(OutcomeError, match="is no complete TRL table; is it being written"):
         take_logs(run, [file])
 
 
@@ -209,7 +209,7 @@ def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
 def test_a_folder_with_two_kinds_of_logs_is_not_counted_twice(run: Run, tmp_path: Path) -> None:
     table(tmp_path / "logs/completions_1.parquet", [with_id(0, 1.0, 1)])
     lines_of(tmp_path / "logs/outcomes.jsonl", [own("id0000", 1.0)])
-    with pytest.raises(OutcomeError, match="holds logs of several kinds"):
+    with pytest.raises(OutcomeError, match="holds logs of two kinds"):
         take_logs(run, [tmp_path / "logs"])
 
 

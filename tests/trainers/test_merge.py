@@ -131,14 +131,14 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
     )
     tensors = {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}
     folder = adapter(tmp_path / "adapter", tied, tensors, target_modules=["lm_head"])
-    with pytest.raises(ModelError, match="changes lm_head or embed_tokens, which .*tied has as one matrix"):
+    with pytest.raises(ModelError, match="changes lm_head or embed_tokens, which are one matrix in .*tied"):
         merge(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "{0} is an adapter of type PREFIX_TUNING, and only LoRA can be"),
+        ({"peft_type": "PREFIX_TUNING"}, "{0} is a PREFIX_TUNING adapter; only LoRA can be"),
         ({"lora_alpha": 0}, "{0}/adapter_config.json has lora_alpha 0, with which nothing would be merged"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_missing_base_model_is_named(tmp_path: Path, base: Path, monkeypatch: 
     by_hand = f"`python -m gaincurate.trainers.lora {folder} --base FOLDER --out OUT` merges it by hand."
     with pytest.raises(ModelError) as caught:
         merge(folder, tmp_path / "out")
-    assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not here (")
+    assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not on this machine (")
     assert str(caught.value).endswith(f"; put it there, or {by_hand}")
     nameless = adapter(tmp_path / "nameless", base, base_model_name_or_path=None)
     with pytest.raises(ModelError, match="does not name its base model; `python -m gaincurate.trainers.lora"):
@@ -174,5 +174,5 @@ def test_as_a_program_it_ends_with_a_sentence(tmp_path: Path, base: Path) -> Non
         [*command, str(tmp_path / "out")], capture_output=True, text=True, env={**os.environ, **paths}
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder} is an adapter of type IA3")
+    assert done.stderr.startswith(f"error: {folder} is a IA3 adapter")
     assert main([str(folder), "--out", str(tmp_path)]) == 2

@@ -179,14 +179,14 @@ def test_advantages_are_centred_in_their_group_and_divided_if_asked() -> None:
 def test_what_is_not_there_is_refused() -> None:
     one: Any = torch.zeros(1, 1)
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"clip": "two"}, r"^clip='two' is not there; it is one of one, old\.$"),
-        ({"mean": "batch"}, r"^mean='batch' is not there; it is one of sequence, token\.$"),
+        ({"clip": "two"}, r"^clip='two' is unknown; it must be one of one, old\.$"),
+        ({"mean": "batch"}, r"^mean='batch' is unknown; it must be one of sequence, token\.$"),
         ({"clip": "old"}, r"^clip=\"old\" is centred on pi_old / pi_behaviour: give old_logps"),
     ]
     for options, sentence in refused:
         with pytest.raises(InputError, match=sentence):
             replay_loss(one, one, one[0], one, **options)
-    with pytest.raises(InputError, match=r"^scale='batch' is not there; it is one of none, std\.$"):
+    with pytest.raises(InputError, match=r"^scale='batch' is unknown; it must be one of none, std\.$"):
         group_advantages(one, scale="batch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^a group of one rollout has no advantage; give two or more"):
         group_advantages(one)

@@ -268,7 +268,7 @@ def test_a_worker_whose_loader_is_killed_lets_the_run_go(tmp_path: Path) -> None
 def test_two_workers_another_process_and_a_run_that_scores_again_are_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, **OPTIONS)
     dataset = RoundDataset(run.folder)
-    with pytest.raises(InputError, match="2 workers, and each would hand out all prompts"):
+    with pytest.raises(InputError, match="2 workers, each of which would yield all prompts"):
         list(torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=2))
     next(iter(dataset))
     with pytest.raises(LockedError):

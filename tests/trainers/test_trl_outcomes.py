@@ -17,11 +17,11 @@ import trl.trainer.utils
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.trl import rewards
-from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.batching import BatchShape
 from gaincurate.trainers.trl.checks import unheard
 from gaincurate.trainers.trl.rewards import Tap
 
-SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
+SHAPE = BatchShape(prompts=3, group=4, repeats=1, accumulation=1)
 
 
 def trainer(*functions: Any, weights: list[float] | None = None) -> Any:
@@ -42,7 +42,7 @@ def short(completions: list[str], **columns: Any) -> list[Any]:
 
 
 def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
-    shape = Shape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
+    shape = BatchShape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
     return Tap(made, shape, **({"outcome": None, "correct": None} | options))
 
 
@@ -184,7 +184,7 @@ def test_what_was_heard_of_a_step_that_did_not_end_is_dropped() -> None:
 def test_rows_without_ids_are_refused() -> None:
     made = trainer(right)
     tap(made)
-    with pytest.raises(InputError, match="^the rows have no gc_id: train on"):
+    with pytest.raises(InputError, match="^rows have no gc_id: use"):
         made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
 
 

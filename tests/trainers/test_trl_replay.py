@@ -268,7 +268,7 @@ def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Pat
         return [2.0 + len(text) for text in completions]
 
     options: dict[str, Any] = {"kind": ReplayGRPOTrainer, "reward_funcs": [shaped, arithmetic.right]}
-    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth"):
+    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and replay needs correctness"):
         make(model, tmp_path, **options).train()
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, correct="right"), **options)
     trainer.train()
@@ -440,7 +440,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) 
 
     with pytest.raises(OutputError, match="^the checkpoint's replay buffer has capacity 12 and this one"):
         resumed(replay=Replay(capacity=13))
-    with pytest.raises(InputError, match="checkpoint-4 has rollouts that were sampled with temperature 1"):
+    with pytest.raises(InputError, match="checkpoint-4 has rollouts with temperature 1"):
         resumed(temperature=0.5)
     (checkpoint / state.NAME).unlink()
     with pytest.raises(OutputError, match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a"):

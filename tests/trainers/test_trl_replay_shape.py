@@ -115,7 +115,7 @@ def test_a_setting_that_breaks_replay_is_refused(changed: dict[str, Any], begins
 def test_all_that_would_break_replay_is_refused_at_once() -> None:
     with pytest.raises(InputError) as refused:
         check(Replay(capacity=8, clip="two"), beta=0.04, tools=[print], save_only_model=True)  # type: ignore[arg-type]
-    begins = ["clip='two' is not", "beta=0.04 needs", "tools=[", "save_only_model is true"]
+    begins = ["clip='two' is unknown", "beta=0.04 needs", "tools=[", "save_only_model is true"]
     lines = str(refused.value).splitlines()
     assert len(lines) == len(begins)
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
@@ -124,7 +124,7 @@ def test_all_that_would_break_replay_is_refused_at_once() -> None:
 @pytest.mark.parametrize(
     ("replay", "changed", "sentence"),
     [
-        ({"clip": "two"}, {}, "clip='two' is not there; it is one of one, old."),
+        ({"clip": "two"}, {}, "clip='two' is unknown; it must be one of one, old."),
         ({"correct": "long"}, {}, "the reward function 'long' is not there; the trainer has right, short."),
         ({"correct": "right"}, {"reward_func_names": ["right", "right"]}, "the reward function 'right' is there more"),
         ({"capacity": 3}, {}, "capacity 3 is less than the 4 groups that a step would replay"),
@@ -211,12 +211,12 @@ def test_a_group_that_nobody_could_judge_is_none() -> None:
 @pytest.mark.parametrize(
     ("rows", "rewards", "sentence"),
     [
-        ([row("a"), row("bb")], [1.0, 0.0], "^the 2 rollouts of a group are of 'a' and of 'bb': the rows come"),
+        ([row("a"), row("bb")], [1.0, 0.0], "^the 2 rollouts of a group are of 'a' and of 'bb': the rows are"),
         ([row("a"), row("a", prompt=3)], [1.0, 0.0], "of a group are of 'a' and of 'a'"),  # another prompt
         ([row("a")] * 3, [1.0, 0.0, 1.0], "^3 rollouts came with 3 rewards, which do not make groups of 2"),
         ([row("a")] * 4, [1.0, 0.0], "^4 rollouts came with 2 rewards"),
         ([row("a")] * 2, [1.0, 0.0, 1.0, 1.0], "^2 rollouts came with 4 rewards"),
-        ([row("a")] * 2, [-1.0, 1.0], "^a reward of 'a' is -1, and whether a group is worth keeping is seen"),
+        ([row("a")] * 2, [-1.0, 1.0], "^a reward of 'a' is -1, and replay needs correctness from 0 to 1"),
     ],
 )  # fmt: skip
 def test_what_makes_no_group_is_refused(rows: list[Row], rewards: list[float], sentence: str) -> None:

@@ -21,16 +21,16 @@ from gaincurate.trainers.doctor.findings import context_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import flat
 from gaincurate.trainers.session import RunSession
-from gaincurate.trainers.trl.batching import Shape, shape_of
+from gaincurate.trainers.trl.batching import BatchShape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint
 from trl_run import schedule as config
 
 SIX = st.integers(1, 6)
-SHAPES = st.builds(Shape, st.integers(1, 5), st.integers(2, 4), repeats=SIX, accumulation=SIX)
+SHAPES = st.builds(BatchShape, st.integers(1, 5), st.integers(2, 4), repeats=SIX, accumulation=SIX)
 
 
 @given(SHAPES, st.integers(1, 8), st.data())
-def test_steps_follow_trls_arithmetic(shape: Shape, generations: int, data: st.DataObject) -> None:
+def test_steps_follow_trls_arithmetic(shape: BatchShape, generations: int, data: st.DataObject) -> None:
     budget = shape.prompts * generations
     batches = generations * shape.repeats
     if batches % shape.accumulation:
@@ -61,7 +61,7 @@ def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **option
 
 def test_the_shape_is_read_from_trls_own_settings() -> None:
     made = trainer(gradient_accumulation_steps=2, steps_per_generation=4, iterations=3)
-    assert shape_of(made) == Shape(prompts=16, group=2, repeats=12, accumulation=2)
+    assert shape_of(made) == BatchShape(prompts=16, group=2, repeats=12, accumulation=2)
 
 
 def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
@@ -140,12 +140,12 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
 def test_rows_that_are_not_the_runs_are_refused() -> None:
     rows = trainer().train_dataset
     assert places_of(rows, ["id3", "id1"]) == [3, 1]
-    with pytest.raises(InputError, match="^train_dataset has no row for 'id99', which the plan asks for"):
+    with pytest.raises(InputError, match="^train_dataset has no row for 'id99' of the plan"):
         places_of(rows, ["id1", "id99"])
 
 
 def test_a_newest_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None:
-    live, then = RunSession(runs.begin(tmp_path, budget=8).folder), Shape(4, 2, 1, 1)
+    live, then = RunSession(runs.begin(tmp_path, budget=8).folder), BatchShape(4, 2, 1, 1)
     for step in (1, 2):
         folder = tmp_path / f"out/checkpoint-{step}"
         folder.mkdir(parents=True)
@@ -154,14 +154,14 @@ def test_a_newest_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None
         live.save_beside(folder, step, position=4 * step, batch=then.batch)
     assert newest(tmp_path / "out", live, then) == tmp_path / "out/checkpoint-2"
     with pytest.raises(InputError) as caught:
-        newest(tmp_path / "out", live, Shape(2, 4, 1, 1))
+        newest(tmp_path / "out", live, BatchShape(2, 4, 1, 1))
     assert str(caught.value) == (
-        f"cannot resume from {tmp_path / 'out/checkpoint-2'}: it was saved with another batch, so no resume from "
-        "it is exact: per_device_train_batch_size * processes * steps_per_generation / num_generations was 4, now "
-        "2; num_generations was 2, now 4. Put that back, or begin a new run."
+        f"cannot resume from {tmp_path / 'out/checkpoint-2'}: it has another batch, so no resume "
+        "is exact: per_device_train_batch_size * processes * steps_per_generation / num_generations was 4, now "
+        "2; num_generations was 2, now 4. Undo that, or start a new run."
     )
     assert newest(tmp_path / "none", live, then) is None
-    between = Shape(4, 2, 2, 1)  # a generation feeds two steps, so step 1 lies inside one
+    between = BatchShape(4, 2, 2, 1)  # a generation feeds two steps, so step 1 lies inside one
     for step in (1, 2):
         live.save_beside(tmp_path / f"out/checkpoint-{step}", step, position=4, batch=between.batch)
     assert newest(tmp_path / "out", live, between) == tmp_path / "out/checkpoint-2"
@@ -190,7 +190,7 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
 @pytest.mark.parametrize("what", ["rollout", "rescore"])
 def test_a_round_whose_next_one_takes_a_checkpoint_has_one_of_its_own_end(what: str) -> None:
     """By brute force over rounds and steps; four steps a round, of three rounds."""
-    shape = Shape(prompts=4, group=2, repeats=1, accumulation=1)
+    shape = BatchShape(prompts=4, group=2, repeats=1, accumulation=1)
     run = config("window", 2) if what == "rescore" else config(options={"rollout": {"verifier": "math"}})
     takes = {1: 8} if what == "rescore" else {0: 4, 1: 8}  # and none before the last round's end
     refused = {}

@@ -138,8 +138,8 @@ def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path)
     with pytest.raises(InputError) as caught:
         see_same(run, wanted(budget=16, seed=1, options={"alpha": 2}))
     assert str(caught.value) == (
-        f"{run.folder} was opened with budget 8, not 16; seed 0, not 1; alpha 3.0, not 2.0. Give what it was "
-        "opened with, its folder alone, or the folder of a new run."
+        f"{run.folder} was opened with budget 8, not 16; seed 0, not 1; alpha 3.0, not 2.0. Give that, "
+        "only its folder, or a new folder."
     )
     with pytest.raises(InputError, match="strategy 'gain-rl', not 'uniform'"):
         see_same(run, wanted(strategy="uniform"))
@@ -194,8 +194,8 @@ def test_rows_get_the_ids_of_their_own_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "added", "sentence"),
     [
-        ({"prompt": "q"}, {}, "no column answer to find its rows"),
-        ({"question": "q", "answer": "1"}, {}, "no column prompt to find its rows"),
+        ({"prompt": "q"}, {}, "and no answer to find it by"),
+        ({"question": "q", "answer": "1"}, {}, "and no prompt to find it by"),
         ({"prompt": "q", "answer": "1"}, {"system": "Think."}, "scored with a system message or examples that"),
     ],
 )  # fmt: skip

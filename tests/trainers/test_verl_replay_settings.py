@@ -202,7 +202,7 @@ def test_rewards_are_correct_by_their_range() -> None:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([row(), row(index=1)], "^rollout u_0 is of several trajectories; replay keeps one a rollout. Train"),
+        ([row(), row(index=1)], "^rollout u_0 has several trajectories; replay keeps one per rollout. Train"),
         ([row(rollout_log_probs=None), row(place=1)], "^u_0_0 has no rollout_log_probs: set "),
         ([row(), row(place=1, rm_scores=None)], "^u_0_0 has no rm_scores: set "),
         ([row(routed_experts=torch.zeros(3)), row(place=1)], "^the field routed_experts of a rollout is a"),

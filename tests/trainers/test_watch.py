@@ -101,17 +101,17 @@ def test_a_hold_is_made_once_and_made_again_for_another_checkpoint(tmp_path: Pat
     folders.write(tmp_path, folders.trl(20))
     hold(newest(tmp_path), held)
     assert source(held) == str(tmp_path / "checkpoint-20")
-    # What a kill left behind is in nobody's way.
-    (tmp_path / ".held.making").mkdir()
-    (tmp_path / ".held.making/config.json").write_text("half")
+    # A kill may leave a folder without a record.
+    (held / RECORD).unlink()
+    (held / "other.json").write_text("{}")
     folders.write(tmp_path, folders.trl(30))
     hold(newest(tmp_path), held)
     assert why_incomplete(held) is None
-    assert not (tmp_path / ".held.making").exists()
+    assert not (held / "other.json").exists()
 
 
 @pytest.mark.parametrize("when", range(6))
-def test_killed_at_any_link_the_hold_is_absent(
+def test_killed_at_any_link_the_hold_has_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     folders.write(tmp_path, folders.trl(10))
@@ -128,7 +128,7 @@ def test_killed_at_any_link_the_hold_is_absent(
         if when < 5:  # of five files
             with pytest.raises(KeyboardInterrupt):
                 hold(newest(tmp_path), tmp_path / "held")
-            assert not (tmp_path / "held").exists()
+            assert not (tmp_path / "held" / RECORD).exists()
         else:
             hold(newest(tmp_path), tmp_path / "held")
     hold(newest(tmp_path), tmp_path / "held")

@@ -171,7 +171,7 @@ def test_a_wrong_setting_is_seen_in_verls_own_tree(run: Run, wrong: str) -> None
 def test_a_start_without_a_run_says_what_to_set(run: Run) -> None:
     config = config_of(run, f"data.train_files={run.folder.parent}/val.parquet")
     for start in (lambda: RunCheckpoint(config), lambda: datasets_of(config)):
-        with pytest.raises(InputError, match=r"val.parquet, which is no run, so there is no plan to train"):
+        with pytest.raises(InputError, match=r"val.parquet, which is no run: set it to"):
             start()
 
 

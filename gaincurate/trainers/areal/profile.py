@@ -23,7 +23,7 @@ RULES = (
         fix={"rollout.max_head_offpolicyness": 0}),
     only(lambda settings, _: settings["saver.freq_steps"] is None,
         must("saver.freq_epochs", is_set, name="weights", fix={"saver.freq_epochs": 1})),
-    # The folder of the weights is that of everything else where it is not set.
+    # Without saver.fileroot, weights are written below cluster.fileroot.
     only(lambda settings, _: settings.is_given("saver.fileroot"), common.output("saver.fileroot")),
     only(lambda settings, _: not settings.is_given("saver.fileroot"), common.output("cluster.fileroot")),
     must("actor.use_lora", False, name="adapter"),
@@ -37,7 +37,7 @@ RULES = (
 
 
 def _recovered(path: Path, step: int) -> str | None:
-    """No marker; the recovery's state comes later than the weights, and so does the tokenizer."""
+    """There is no marker; the recovery state and the tokenizer are written after the weights."""
     infos = (json_or_none(above / "recover_info" / "step_info.json") for above in path.parents[:2])
     steps = [info.get("global_step") for info in infos if isinstance(info, dict)]
     newest = next((number for number in steps if isinstance(number, int)), None)

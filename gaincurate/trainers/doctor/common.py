@@ -1,7 +1,7 @@
-"""Rules that several trainers share, over the trainer's own keys, and a table of kinds of findings.
+"""Rules that several trainers share, over the trainer's own keys, and the findings that they have in common.
 
-A rule takes settings and the facts of a run, and yields findings. The functions marked with `rule` take
-further parameters first: `begins("model.path")`.
+A rule takes a trainer's settings and the facts of a run, and yields findings. A function with the decorator
+`rule` is called with the rule's other parameters, and returns the rule: `begins("model.path")`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from gaincurate.trainers.doctor.findings import Context, Finding, Mode, Rule, Severity
+from gaincurate.trainers.doctor.findings import Finding, Mode, Rule, RuleContext, Severity
 from gaincurate.trainers.doctor.settings import Settings
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
 SEGMENT: tuple[Mode, ...] = ("segment",)
 LIVE: tuple[Mode, ...] = ("live",)
-ROUND = ("data", "output", "round")  # what the driver fills in with something of the round's own
+ROUND = ("data", "output", "round")  # the driver gives these placeholders another value in each round
 Number = Callable[[Settings], float | None]
 P = ParamSpec("P")
-FOREVER = 1_000_000  # steps, more than a round has; trainers save the last step whatever the period
+FOREVER = 1_000_000  # steps, more than a round has; with any period, trainers also save the last step
 _ORDER_LOST = "this changes their order, not which rows are trained"
 
 
-class Kind(NamedTuple):
-    """How bad a finding is, the modes in which it is one, the consequence, and other ways to fix it."""
+class Preset(NamedTuple):
+    """A finding's severity, the modes in which it applies, its consequence, and other ways to fix it."""
 
     severity: Severity = "wrong"
     modes: tuple[Mode, ...] = RUNS
@@ -34,37 +34,37 @@ class Kind(NamedTuple):
     advice: str = ""
 
 
-KINDS: dict[str, Kind] = {
-    "adapter": Kind("stops", SEGMENT, "the checkpoint is an adapter alone, and the next round needs a model",
-        "or merge it into the model as the last step of the round's command"),
-    "ahead": Kind(why="rollouts run ahead over the end of the file, and a batch takes the first that finish, "
-        "so a quick prompt can be trained twice in place of a slow one"),
-    "base-model": Kind(why="each round starts from that model, so the training of earlier rounds is lost",
+PRESETS: dict[str, Preset] = {
+    "adapter": Preset("stops", SEGMENT, "the checkpoint is an adapter alone, and the next round needs a "
+        "model", "or merge it into the model as the last step of the round's command"),
+    "ahead": Preset(why="rollouts run ahead over the end of the file, and a batch takes the first that "
+        "finish, so a quick prompt can be trained twice in place of a slow one"),
+    "base-model": Preset(why="each round starts from that model, so the training of earlier rounds is lost",
         advice="{checkpoint} is the run's model in the first round, then the last round's checkpoint"),
-    "data": Kind(why="every round would train on the same rows, whatever was planned",
+    "data": Preset(why="every round would train on the same rows, whatever was planned",
         advice="a file written for this trainer below {output} will do as well"),
-    "dynamic-sampling": Kind(why="groups are replaced or left out, so steps and rows do not agree"),
-    "learning-rate": Kind("cost", SEGMENT, "it spans one process, so it starts over in every round"),
-    "log-without-id": Kind("cost", RUNS, "your code never sees the rewards, and the trainer's log has no "
+    "dynamic-sampling": Preset(why="groups are replaced or left out, so steps and rows do not agree"),
+    "learning-rate": Preset("cost", SEGMENT, "it spans one process, so it starts over in every round"),
+    "log-without-id": Preset("cost", RUNS, "your code never sees the rewards, and the trainer's log has no "
         "gc_id, so outcomes are joined by the messages of the prompt"),
-    "no-checkpoint": Kind("stops", SEGMENT, "the next round has no checkpoint to start from"),
-    "no-run": Kind("stops", LIVE, "the adapter reads from it which run to follow"),
-    "outcomes": Kind("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
-    "output": Kind("stops", SEGMENT,
+    "no-checkpoint": Preset("stops", SEGMENT, "the next round has no checkpoint to start from"),
+    "no-run": Preset("stops", LIVE, "the adapter reads from it which run to follow"),
+    "outcomes": Preset("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
+    "output": Preset("stops", SEGMENT,
         "the checkpoint is looked for below {output}, and the run stops where there is none"),
-    "prompt-file": Kind("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
-    "prompt-key": Kind("stops", ALWAYS, "the prompt is in the column `prompt`"),
-    "reference": Kind("cost", SEGMENT, "the KL reference is the model that a process starts from, so it "
-        "moves every round"),
-    "resume": Kind("wrong", SEGMENT, "the last round's step counter and its place in the file come back over "
-        "the new file"),
-    "shuffle": Kind("order", ALWAYS, f"rows are shuffled; {_ORDER_LOST}"),
-    "template": Kind("wrong", ALWAYS, "the model would read the messages without its chat template, which is "
-        "not what was scored"),
-    "validation": Kind("cost", SEGMENT, "a full evaluation before every round"),
-    "weights": Kind("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
+    "prompt-file": Preset("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
+    "prompt-key": Preset("stops", ALWAYS, "the prompt is in the column `prompt`"),
+    "reference": Preset("cost", SEGMENT, "the KL reference is the model that a process starts from, so "
+        "it moves every round"),
+    "resume": Preset("wrong", SEGMENT, "the last round's step counter and its place in the file come back "
+        "over the new file"),
+    "shuffle": Preset("order", ALWAYS, f"rows are shuffled; {_ORDER_LOST}"),
+    "template": Preset("wrong", ALWAYS, "the model would read the messages without its chat template, "
+        "which is not what was scored"),
+    "validation": Preset("cost", SEGMENT, "a full evaluation before every round"),
+    "weights": Preset("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
 }  # fmt: skip
-"""The findings that several trainers have, by name."""
+"""Defaults for the findings that several trainers have, by the finding's name."""
 
 
 def find(
@@ -76,15 +76,15 @@ def find(
     advice: str = "",
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding about the values of some settings, of the kind of its name where not said otherwise."""
-    kind, keys = KINDS.get(name, Kind()), (keys,) if isinstance(keys, str) else keys
-    title = f"{', '.join(map(settings.in_words, keys))}: {why or kind.why}"
+    """A finding about the values of some settings; empty arguments default to the name's preset."""
+    preset, keys = PRESETS.get(name, Preset()), (keys,) if isinstance(keys, str) else keys
+    title = f"{', '.join(map(settings.in_words, keys))}: {why or preset.why}"
     source = settings.source(*keys)
-    return Finding(name, severity or kind.severity, title, fix or {}, advice or kind.advice, source)
+    return Finding(name, severity or preset.severity, title, fix or {}, advice or preset.advice, source)
 
 
-def rule(check: Callable[Concatenate[Settings, Context, P], Iterator[Finding]]) -> Callable[P, Rule]:
-    """Makes a check with parameters a function of these alone, which returns the rule."""
+def rule(check: Callable[Concatenate[Settings, RuleContext, P], Iterator[Finding]]) -> Callable[P, Rule]:
+    """Make a check with further parameters a function of these parameters, which returns the rule."""
 
     @wraps(check)
     def with_parameters(*args: P.args, **more: P.kwargs) -> Rule:
@@ -96,7 +96,7 @@ def rule(check: Callable[Concatenate[Settings, Context, P], Iterator[Finding]]) 
 @rule
 def must(
     settings: Settings,
-    context: Context,
+    context: RuleContext,
     key: str,
     be: Any,
     why: str = "",
@@ -107,13 +107,13 @@ def must(
     fix: dict[str, Any] | None = None,
     advice: str = "",
 ) -> Iterator[Finding]:
-    """A rule on one setting, the row of a trainer's table; what is not given is its kind's.
+    """A rule on the value of one setting; arguments that are not given default to the name's preset.
 
-    `be` is the right value of the setting `key`, beside no value at all, or a function that tells whether a
-    value is right; True and false are compared as such. `why` is the consequence of a wrong value, the second
-    half of a sentence. `fix` has settings that fix it (default: the right value), and `advice` other ways.
+    `be` is the right value of the setting `key`, which may also have no value, or a function that returns
+    whether a value is right. If `be` is a bool, the value's truth is compared. `why` is the consequence of a
+    wrong value, a clause. `fix` has settings that fix it (default: the right value), and `advice` other ways.
     """
-    if context.mode not in (modes or KINDS.get(name, Kind()).modes):
+    if context.mode not in (modes or PRESETS.get(name, Preset()).modes):
         return
     value = settings[key]
     if callable(be):
@@ -125,13 +125,13 @@ def must(
         yield find(settings, key, name, why, right if fix is None else fix, advice, severity)
 
 
-def only(holds: Callable[[Settings, Context], Any], row: Rule) -> Rule:
-    """A rule that is asked only where `holds` is true."""
+def only(holds: Callable[[Settings, RuleContext], Any], row: Rule) -> Rule:
+    """A rule that applies only if `holds` is true for the settings and the context."""
     return lambda settings, context: row(settings, context) if holds(settings, context) else iter(())
 
 
 def above_zero(value: Any) -> bool:
-    """Whether a period is one."""
+    """Whether a period is a whole number above 0."""
     return isinstance(value, int) and value > 0
 
 
@@ -141,14 +141,14 @@ def is_set(value: Any) -> bool:
 
 
 def never(value: Any) -> bool:
-    """Whether a value is right that no value makes right."""
+    """For `must`: False, because no value of the setting is right."""
     return False
 
 
 @rule
 def rows(
     settings: Settings,
-    context: Context,
+    context: RuleContext,
     key: str,
     needs: tuple[str, ...] = (),
     export: str = "",
@@ -156,11 +156,11 @@ def rows(
     renamed: str = "",
     folder: str = "",
 ) -> Iterator[Finding]:
-    """In segment mode the training set is the round's file, with the columns that the trainer `needs`.
+    """In segment mode, the training set must be the round's file, with the columns that the trainer `needs`.
 
-    Where the round's own file would not do, or where its columns are not known, the fix is a file that
-    `gaincurate export` writes, with these options. None is missing where `renamed`, a setting, says that the
-    trainer reads another column. A trainer that reads a `folder` needs one, and this is how to make it.
+    If the round's file lacks them, or its columns are unknown, the fix is a file in the format `form` that
+    `gaincurate export` writes with the options in `export`. No column counts as missing if the setting
+    `renamed` names another one. For a trainer that reads a folder, `folder` is the advice on how to make it.
     """
     if not context.segment:
         return
@@ -181,22 +181,22 @@ def rows(
 
 
 @rule
-def begins(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
-    """In segment mode a round starts from the model of the last one."""
+def begins(settings: Settings, context: RuleContext, key: str) -> Iterator[Finding]:
+    """In segment mode, a round must start from the checkpoint of the last round."""
     value = settings.place(key) if context.segment and settings.is_given(key) else None
     if value and not Settings.follows(value, ("checkpoint", "output", "round")):
         yield find(settings, key, "base-model", fix={key: "{checkpoint}"})
 
 
 @rule
-def output(settings: Settings, context: Context, key: str, below: str = "") -> Iterator[Finding]:
-    """In segment mode the checkpoint of a round must lie in the round's own folder."""
+def output(settings: Settings, context: RuleContext, key: str, below: str = "") -> Iterator[Finding]:
+    """In segment mode, a round must write its checkpoint below {output}."""
     if context.segment and not Settings.follows(settings.place(key), ("output",)):
         yield find(settings, key, "output", fix={key: "{output}" + below})
 
 
 def shuffle_refused(key: str) -> tuple[Rule, Rule]:
-    """The order of a round is the plan's; a live adapter that cannot bring its own refuses to begin."""
+    """A round's rows must keep the plan's order; a live adapter refuses to start if they are shuffled."""
     stopped = "the adapter refuses to begin, because the order would not be the plan's"
     return (
         must(key, False, name="shuffle", modes=(*SEGMENT, "export")),
@@ -204,21 +204,21 @@ def shuffle_refused(key: str) -> tuple[Rule, Rule]:
     )
 
 
-def always_shuffled(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A trainer shuffles with any settings."""
+def always_shuffled(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The finding for a trainer that shuffles with any settings."""
     yield Finding("shuffle", "order", f"rows are always shuffled, and no setting changes it; {_ORDER_LOST}")
 
 
 def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Rule:
-    """Code of the user's must report which prompt a reward belongs to."""
+    """The user's code, which one of the settings `keys` names, must report each prompt's rewards."""
     row = must(keys[0], never, name="outcomes", fix=fix, advice=advice)
     return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
 def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", advice: str = "") -> Rule:
-    """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
+    """A rule that no key with this prefix and the text `containing` is set; other arguments as in `must`."""
 
-    def unset(settings: Settings, context: Context) -> Iterator[Finding]:
+    def unset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
         keys = [key for key in settings.below(prefix) if containing in key]
         fix = dict.fromkeys(sorted(key for key in keys if settings.given[key] is not None))
         for key in [*fix][:1]:
@@ -230,17 +230,17 @@ def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", 
 @rule
 def resumes(
     settings: Settings,
-    context: Context,
+    context: RuleContext,
     place: str,
     model: str,
     key: str = "",
     off: tuple[Any, ...] = (),
     fix: dict[str, Any] | None = None,
 ) -> Iterator[Finding]:
-    """A checkpoint of the last round brings its step counter and its place in another file back.
+    """In segment mode, no round may resume: the step counter and the place in the file would come back.
 
-    `place` is the setting of the checkpoints' folder, and `model` that of the model. `key` is the setting
-    that resumes, and `off` are its values that do not. The fix is the first of them, or a round's folder.
+    `place` is the setting for the checkpoints' folder, and `model` that for the model. `key` is the setting
+    that resumes, and `off` has its values that do not. The fix is the first of these, or a folder per round.
     """
     if not context.segment or (key and settings[key] in off):
         return
@@ -251,8 +251,8 @@ def resumes(
 
 
 @rule
-def follows_run(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
-    """In live mode a setting names the run's folder for the adapter; a file there is no run."""
+def follows_run(settings: Settings, context: RuleContext, key: str) -> Iterator[Finding]:
+    """In live mode, a setting must name the run's folder for the adapter, not a file."""
     value = str(settings.place(key) or "") if context.live else context.folder
     if not value or value.endswith((".parquet", ".jsonl", ".json", ".arrow")):
         yield find(settings, key, "no-run", fix={key: context.folder})
@@ -260,9 +260,9 @@ def follows_run(settings: Settings, context: Context, key: str) -> Iterator[Find
 
 @rule
 def unplugged(
-    settings: Settings, context: Context, key: str, fix: dict[str, Any], why: str
+    settings: Settings, context: RuleContext, key: str, fix: dict[str, Any], why: str
 ) -> Iterator[Finding]:
-    """In live mode the trainer asks our adapter, or follows no schedule at all."""
+    """In live mode, a setting must name the adapter; without it, the trainer follows no schedule."""
     if context.live and "gaincurate" not in str(settings[key]) and not (context.running and settings[key]):
         yield find(settings, key, "adapter-missing", why, fix)
 
@@ -270,17 +270,17 @@ def unplugged(
 @rule
 def tail(
     settings: Settings,
-    context: Context,
+    context: RuleContext,
     key: str,
     per_step: Number | None = None,
     factor: Number | None = None,
     mini: str = "",
     unless: str = "",
 ) -> Iterator[Finding]:
-    """A round that is no multiple of the trainer's prompts a step loses its last prompts.
+    """The prompts of a step must divide a round, or the round's last prompts are not trained.
 
-    The prompts a step are the key's value, or `per_step`; `factor` is the key's value for one of them. `mini`
-    is the setting with a mini-batch's prompts, which the trainer refuses above a step's but with `unless`.
+    `per_step` gives the prompts of a step (default: the value of `key`), and `factor` what `key` counts per
+    prompt. `mini` is the setting for a mini-batch's prompts, at most a step's unless `unless` is set.
     """
     step, budget = int((per_step(settings) if per_step else settings.count(key)) or 0), context.budget
     if context.mode == "export" or budget is None or not step or budget % step == 0:
@@ -296,20 +296,20 @@ def tail(
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is no more than `most`."""
+    """The largest divisor of a number that is not above `most`."""
     return max(size for size in range(1, min(most, number) + 1) if number % size == 0)
 
 
 def aligned(budget: int, step: int) -> str:
-    """How to start a run whose rounds end with a step, with the nearest budget that does."""
+    """Advice to start a run with the nearest budget that is a multiple of the prompts of a step."""
     below = budget // step * step
     nearest = below if below and budget - below <= below + step - budget else below + step
     return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
 @rule
-def epochs(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
-    """A round is one pass over its file; a live run has as many passes as rounds."""
+def epochs(settings: Settings, context: RuleContext, key: str) -> Iterator[Finding]:
+    """In segment mode, a round must be one pass over its file; live, a run has one pass for each round."""
     count, passes = settings.number(key), 1 if context.segment else context.rounds
     if context.mode == "export" or count is None or passes in (None, count):
         return
@@ -320,11 +320,10 @@ def epochs(settings: Settings, context: Context, key: str) -> Iterator[Finding]:
 
 
 def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Rule:
-    """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
+    """`length` for a trainer with `per_step` prompts per step, a setting or a function of the settings."""
 
-    def each_round(settings: Settings, context: Context) -> int | None:
-        each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-        return context.steps(each)
+    def each_round(settings: Settings, context: RuleContext) -> int | None:
+        return context.steps(settings.count(per_step) if isinstance(per_step, str) else per_step(settings))
 
     return length(key, each_round, more_is_fine)
 
@@ -332,35 +331,35 @@ def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Ru
 @rule
 def length(
     settings: Settings,
-    context: Context,
+    context: RuleContext,
     key: str,
-    each_round: Callable[[Settings, Context], int | None],
+    each_round: Callable[[Settings, RuleContext], int | None],
     more_is_fine: bool = False,
 ) -> Iterator[Finding]:
-    """A bound on the steps, against the steps of a round."""
+    """The limit on steps must be those of the round (live: of the run); `each_round` gives a round's."""
     if context.mode == "export" or not (each := each_round(settings, context)):
         return
     most, wanted = settings.number(key), each * ((context.rounds or 1) if context.live else 1)
     if most is None or most <= 0 or most == wanted or (more_is_fine and most > wanted):
         return
     is_few = most < wanted
-    what, few, many = "a round", "some rows are never trained", "rows are trained again"
+    whole, few, many = "a round", "some rows are never trained", "rows are trained again"
     if context.live:
-        what, few = "the run", "the training ends before its last round"
+        whole, few = "the run", "the training ends before its last round"
         many = "there are no rows for the rest"
-    why = f"{what} has {wanted} steps, so {few if is_few else many}"
-    # Too few train a part of the run, which a resume can go on with.
+    why = f"{whole} has {wanted} steps, so {few if is_few else many}"
+    # With too few steps, the training can resume and train the rest.
     severity: Severity = "cost" if context.live and is_few else "wrong"
     yield find(settings, key, "max-steps", why, {key: wanted}, "", severity)
 
 
 @rule
 def too_long(
-    settings: Settings, context: Context, key: str, happens: str, below: Number | None = None
+    settings: Settings, context: RuleContext, key: str, happens: str, below: Number | None = None
 ) -> Iterator[Finding]:
-    """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
+    """No prompt may have more tokens than the trainer's limit: longer ones are dropped or cut.
 
-    `happens` says what becomes of longer ones, `below` yields the tokens of the limit that are no prompt's.
+    `happens` says which of the two, and `below` gives the tokens within the limit that are not the prompt's.
     """
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
     longest = context.longest

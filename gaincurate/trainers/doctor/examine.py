@@ -1,7 +1,7 @@
-"""The doctor: reads a trainer's settings, asks that trainer's rules, and lists the findings, worst first.
+"""The doctor: reads a trainer's settings, applies that trainer's rules, and lists the findings, worst first.
 
-Rules never run a trainer's code, so one that is not installed can be examined. With a run, its rendered
-prompts are compared with the scored ones; parts that are not seen, such as tools from a file, are no match.
+Rules never run a trainer's code, so the trainer need not be installed. With a run, the prompts are rendered
+and compared with the scored ones. Text that the doctor cannot see, such as tools from a file, is a mismatch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from gaincurate.trainers.columns import has_nulls, json_text
 from gaincurate.trainers.doctor.common import find
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
-    Context,
     Finding,
     Mode,
     Rule,
+    RuleContext,
     Style,
     ask,
     context_of,
@@ -45,16 +45,15 @@ from gaincurate.trainers.profile import Profile, Rendering, one_of, profiles
 _ROWS = 16  # prompts whose tokens are compared
 
 
-def run_context(run: Run, mode: Mode, **more: Any) -> Context:
-    """The facts of a run; `more` are other fields. Raises OutputError where its scored set has changed.
+def run_context(run: Run, mode: Mode, **more: Any) -> RuleContext:
+    """The facts of a run for the rules; `more` has further fields of the context.
 
-    Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
+    It has no prompt lengths if `--without-system` makes the trainer's prompts shorter than the scored ones.
+    Raises OutputError if the run's scored set has changed.
     """
-    try:
-        data = run.data(run.round)
+    data = run.data(run.round)
+    with suppress(GaincurateError):  # raised if there is no file, or it cannot be read
         more["columns"] = frozenset(parquet_head(data, broken(data))[0].names)
-    except GaincurateError:  # no file that can be read
-        pass
     more |= {"folder": str(run.folder.resolve()), "scored": run.scored.identity}
     if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
         step = run.config.align_to if run.config.align_to > 1 else len(sizes)
@@ -83,11 +82,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no finding would train on wrong rows, lose outcomes or stop the run."""
+        """Whether no finding breaks the schedule (see `Finding.breaks`)."""
         return not any(finding.breaks for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain values; `mend` is the format's name for a fix."""
+        """The report as plain values; in this format, a fix has the key `mend`."""
         findings = [{**asdict(each), "write": written(self.style, each.fix)} for each in self.findings]
         findings = [each | {"mend": each.pop("fix")} for each in findings]
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
@@ -95,7 +94,7 @@ class Report:
 
 
 def trainer_named(name: str) -> Profile:
-    """A trainer with rules; raises InputError where there is no such."""
+    """The profile of a trainer that has rules; raises InputError for another name."""
     return profiles()[one_of("--trainer", name, with_part("rules"))]
 
 
@@ -108,26 +107,23 @@ def examine(
 ) -> Report:
     """Read the settings of the trainer `name` and list what would go wrong.
 
-    `sources` are configuration files and scripts, later ones over earlier ones (`-` is standard input), and
-    `command` has words of the trainer's command, or its flags alone, over all of them. Numbers are compared
-    with those of `run`, a folder. Raises InputError where one of them, or the mode, cannot be used.
+    `sources` are configuration files and scripts (`-` is standard input); later ones override earlier ones.
+    `command`, the words of the trainer's command or only its flags, overrides all of them. Sizes are compared
+    with those of `run`, a folder. Raises InputError if a source, the command or the mode cannot be used.
     """
     trainer = trainer_named(name)
     if mode == "live" and not trainer.live:
-        raise InputError(
-            f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
-            "--mode segment."
-        )
+        raise InputError(f"--mode live: {name} has no live adapter; use --mode segment.")
     read = read_settings(sources, trainer.launches, command)
     opened = None if run is None else Run(run)
-    report = judge(trainer, read, run_context(opened, mode) if opened else Context(mode), opened)
+    report = judge(trainer, read, run_context(opened, mode) if opened else RuleContext(mode), opened)
     if opened is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
     return report
 
 
-def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None) -> Report:
-    """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
+def judge(trainer: Profile, read: Read, context: RuleContext, run: Run | None = None) -> Report:
+    """Apply a trainer's rules, and check its prompts: by its settings, and with `run` by their tokens."""
     shipped, version = defaults_of(trainer.name), f"{trainer.name} {trainer.version}"
     is_whole = {key.split(".")[0] for key in shipped} <= read.sections
     settings = Settings(read.given, (is_whole and trainer.whole) or shipped, read.sources)
@@ -152,8 +148,7 @@ def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None
     if settings.given and not settings.given.keys() & (settings.asked | shipped.keys()):
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {version}. Check --trainer, and give the file or launch line that the trainer is "
-            "started with."
+            f"those of {version}. Check --trainer, and give the file or launch line that starts the trainer."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(
@@ -170,7 +165,7 @@ def judge(trainer: Profile, read: Read, context: Context, run: Run | None = None
 
 
 def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
-    """Settings as the trainer's launch line has them; without a style as KEY=VALUE."""
+    """Settings in the style of the trainer's launch line; without a style as KEY=VALUE."""
 
     def flag(key: str, value: Any) -> str:
         name = "--" + (key.replace("_", "-") if style == "dashes" else key)
@@ -183,8 +178,8 @@ def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
     return [flag(key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
 
-def template_arguments(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
-    """The arguments of the chat template, where they are not those of the scored set."""
+def template_arguments(trainer: Profile, settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The trainer must give the chat template the arguments that the prompts were scored with."""
     rendering = trainer.rendering
     if context.scored is None or (rendering.code and not rendering.arguments):
         return
@@ -209,12 +204,12 @@ def template_arguments(trainer: Profile, settings: Settings, context: Context) -
 
 
 def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
-    """The arguments of the chat template by dotted name; raises NotKnown for what is no mapping."""
+    """The arguments of the chat template by dotted name; raises NotKnown if the value is no mapping."""
     key = rendering.arguments
     value = settings[key]
     if rendering.argument:
         return {} if value is None else {rendering.argument: value}
-    # JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon.
+    # JSON, YAML, or a mapping as Hydra writes it, which needs no space after a colon.
     for form in (value, re.sub(r":(?=\S)", ": ", value)) if isinstance(value, str) else ():
         with suppress(ValueError):
             tree = yaml_value(form)
@@ -228,15 +223,14 @@ def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def tools(trainer: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
-    """The tools of a row, where the trainer does not render those that were scored."""
+def tools(trainer: Profile, settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The trainer must render the tools that each row was scored with."""
     if context.scored is None:
         return
     rendering, column = trainer.rendering, context.scored["source"].get("tools_column")
     why, key = f"prompts were scored with the tools of column {column!r}", rendering.row_tools
     if column and not (key or rendering.code or additions(rendering, settings, context)):
-        advice = "score the set again with --tools-column none, or with the tools that the trainer's "
-        advice += "configuration gives to all rows"
+        advice = "score the set again with --tools-column none, or with the tools in the trainer's settings"
         why += f", and {trainer.name} renders no tools of a row"
         yield Finding("tools", "wrong", why, advice=advice)
     elif key and column and settings[key] not in ("tools", column):
@@ -247,8 +241,8 @@ def tools(trainer: Profile, settings: Settings, context: Context) -> Iterator[Fi
         yield find(settings, key, "tools", why, {key: "none"}, advice)
 
 
-def additions(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
-    """Clauses on text that a trainer adds to the prompts and that the doctor does not know."""
+def additions(rendering: Rendering, settings: Settings, context: RuleContext) -> list[str]:
+    """Clauses that name text which the trainer adds to the prompts and the doctor cannot see."""
     added = (key for key in rendering.adds if settings.is_set(key) and settings.known(key) != "default")
     clauses = [f"{settings.in_words(key)}, which adds to the prompts" for key in added]
     media = (name for name in rendering.media if name in (context.columns or ()))
@@ -256,11 +250,11 @@ def additions(rendering: Rendering, settings: Settings, context: Context) -> lis
 
 
 def compare_tokens(
-    run: Run, trainer: Profile, settings: Settings, context: Context
+    run: Run, trainer: Profile, settings: Settings, context: RuleContext
 ) -> tuple[list[Finding], str]:
-    """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
+    """Render the newest round's first prompts as the trainer does, and compare their tokens with the scored.
 
-    Returns a finding on the first prompt that differs, and a note on the comparison, or why there was none.
+    Returns a finding for the first prompt that differs, and a note on the comparison, or why there was none.
     """
     rendering, model, round_ = trainer.rendering, run.config.model, run.round
     rules: tuple[Rule, ...] = (partial(template_arguments, trainer), partial(tools, trainer))
@@ -281,11 +275,10 @@ def compare_tokens(
         return [], f"not compared: {run.data(round_)} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
     arguments = identity.get("segmentation", {}).get("template_kwargs") or {}
-    names, counts = (rows.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
-    scored = dict(zip(names, zip(counts, chats_of(rows, identity), strict=True), strict=True))
+    scored = zip(rows.column("gc_prompt_tokens").to_pylist(), chats_of(rows, identity), strict=True)
     column = Columns.of(identity).tools
     row_tools = column_values(table, column) if column else [None] * len(ids)
-    # Only lines of JSON that go through no table have no nulls but the scored ones.
+    # A trainer that reads JSON lines directly renders only the nulls that were scored; Arrow adds others.
     keeps = bool(rendering.nulls) and not str(settings.known(rendering.nulls)).endswith(".jsonl")
     try:
         from transformers import AutoTokenizer
@@ -298,25 +291,25 @@ def compare_tokens(
             )
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        for gc_id, messages, own in zip(ids, table.column("prompt").to_pylist(), row_tools, strict=True):
-            count, chat = scored[gc_id]
-            given = own if keeps and isinstance(own, list) and chat.tools else chat.tools
-            trained = tokens(messages if keeps else to_messages(messages), given)
+        prompts = zip(ids, table.column("prompt").to_pylist(), row_tools, scored, strict=True)
+        for gc_id, messages, its_tools, (count, chat) in prompts:
+            rendered = its_tools if keeps and isinstance(its_tools, list) and chat.tools else chat.tools
+            trained = tokens(messages if keeps else to_messages(messages), rendered)
             if len(trained) == count and trained == tokens(chat.messages, chat.tools):
                 continue
             how = "has other tokens than when it was scored"
             if len(trained) != count:
                 how = f"is {len(trained)} tokens, but was scored as {count}"
-            title = f"by the chat template of {model} the prompt of {gc_id} {how}"
-            name, so = "tokens", ": the trainer would read something else than was scored"
+            name, why = "tokens", "the trainer would read something else than was scored"
             advice = "score the set again with this model's tokenizer, or train with the one that scored it"
-            if keeps and has_nulls([messages, given]):
+            if keeps and has_nulls([messages, rendered]):
                 name, advice = "nulls", "store tool calls and tools as JSON text"
-                so = f": {trainer.name} renders null for each key of tools that only other rows have"
+                why = f"{trainer.name} renders null for each key of tools that only other rows have"
                 if rendering.nulls != "all":
-                    lines = "export the rounds as lines of JSON: `gaincurate export RUN --trainer "
-                    advice = f"{lines}{trainer.name}`, or {advice}"
-            return [Finding(name, "wrong", title + so, advice=advice)], f"{gc_id} differs"
+                    lines = f"`gaincurate export RUN --trainer {trainer.name}`"
+                    advice = f"export the rounds as lines of JSON: {lines}, or {advice}"
+            title = f"by the chat template of {model} the prompt of {gc_id} {how}: {why}"
+            return [Finding(name, "wrong", title, advice=advice)], f"{gc_id} differs"
     except BaseException as error:  # a template is a program, a file may be broken
         if not is_failure(error):
             raise

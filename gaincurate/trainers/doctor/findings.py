@@ -1,8 +1,7 @@
 """Findings about a trainer's settings, the facts that rules use, and the two callers of rules.
 
-A rule is written once and applied twice: by the doctor to a file before a training, and by a live adapter to
-the trainer's resolved settings at run time. The doctor lists all findings. The adapter refuses those that
-break the schedule, in one error.
+The doctor applies rules to a file before the training, and lists all findings. A live adapter applies them to
+the trainer's resolved settings at run time, and raises one error for the findings that break the schedule.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
-# A setting in a launch line: key=value, --key value (also true and false), --key for true, and with - for _.
+# How a launch line writes a setting: key=value; --key value; --key for true; the same with `-` for `_`.
 Style = Literal["", "values", "switches", "dashes"]
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
@@ -28,85 +27,85 @@ SEVERITIES: dict[Severity, str] = {
     "order": "the rows are right, their order is not",
     "cost": "works, but costs something or means something else than it may seem",
 }
-"""Worst first. With one of the first three, the doctor exits with 1."""
+"""Worst first. The doctor exits with 1 if there is a finding with one of the first three."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that would go wrong."""
+    """One thing that would go wrong in the training."""
 
     name: str  # short and stable, for programs
     severity: Severity
     title: str  # the setting with its value, and the consequence
-    fix: Mapping[str, Any] = field(default_factory=dict)  # None takes a setting away; empty: none fixes it
+    fix: Mapping[str, Any] = field(default_factory=dict)  # None removes a setting; empty: no setting fixes it
     advice: str = ""  # other ways to fix it
     source: str = ""  # the file of the setting, or the command line; empty for a default
 
     @property
     def breaks(self) -> bool:
-        """Whether the doctor exits with 1 because of it."""
+        """Whether its severity is one of the first three, with which the doctor exits with 1."""
         return self.severity in ("wrong", "stale", "stops")
 
 
 @dataclass(frozen=True)
-class Context:
-    """The facts that a rule may use beside the settings; the numbers are None without a run."""
+class RuleContext:
+    """The facts that a rule may use besides the settings; without a run, the numbers are None."""
 
     mode: Mode = "segment"
     budget: int | None = None  # prompts in a round
     rounds: int | None = None
     longest: int | None = None  # tokens of the longest rendered prompt in the set
     longer_than: Callable[[float], list[str]] | None = None  # the ids of prompts with more tokens
-    group_size: int | None = None  # the mean of the group sizes in the newest plan, where it has some
-    step: int = 1  # the prompts of a step, in each of which the group sizes have this mean
+    group_size: int | None = None  # the mean group size in the newest plan; None if the plan has no sizes
+    step: int = 1  # the prompts of a step; within each step, the group sizes have this mean
     columns: frozenset[str] | None = None  # of the newest round's file
-    folder: str = "run"  # the run's, as a setting of the trainer names it
-    read_every: int = 0  # live, the rounds between two checkpoints that the run needs; 0 where it needs none
+    folder: str = "run"  # the run's folder, as a setting of the trainer names it
+    read_every: int = 0  # live: the run needs a checkpoint every so many rounds; 0 if it needs none
     reader: str = ""  # the option of the run that needs them
-    running: bool = False  # our adapter asks, so a class of another name there inherits from ours
+    running: bool = False  # a live adapter is the caller, so a class with another name inherits from ours
     scored: Mapping[str, Any] | None = None  # the identity of the scored set
-    script: str = ""  # the Python script or module that is started, which may set more than its flags
-    shell: str = ""  # the whole shell text around the launch line, which may go on after the training
+    script: str = ""  # the Python script or module that is started; it may set more than its flags do
+    shell: str = ""  # the whole shell script with the launch line; it may do more after the training
 
     @property
     def segment(self) -> bool:
-        """One process of the trainer for each round."""
+        """Whether each round is one process of the trainer."""
         return self.mode == "segment"
 
     @property
     def live(self) -> bool:
-        """One long process, with our adapter in it."""
+        """Whether one long process with a live adapter trains all rounds."""
         return self.mode == "live"
 
     def steps(self, prompts: float | None) -> int | None:
-        """The steps of a round with so many prompts each; None unless they fill it (see `tail`)."""
+        """The steps of a round at `prompts` per step; None if they do not divide the round (see `tail`)."""
         if not self.budget or not prompts or self.budget % prompts:
             return None
         return int(self.budget // prompts)
 
 
-def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
-    """The context that a run's options give; `more` are other fields of it."""
+def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> RuleContext:
+    """The context from a run's options; `more` has further fields."""
     reader, every = "", 0
     if config.observes_with_checkpoint:
         reader, every = "--rollout without a server", 1
     elif config.rescore.what != "off" and config.rescore.every < config.rounds:
         reader, every = f"--rescore {config.rescore.what}", config.rescore.every
-    return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
+    return RuleContext(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 
 
-Rule = Callable[[Settings, Context], Iterator[Finding]]
+Rule = Callable[[Settings, RuleContext], Iterator[Finding]]
 _FACTS: dict[str, dict[str, dict[str, Any]]] = json_file(Path(__file__).parent.with_name("defaults.json"))
-"""By trainer, the facts that `tests/trainer_defaults.py` reads from the trainers' sources."""
+"""Facts by trainer, which `tests/trainer_defaults.py` reads from the trainers' sources."""
 
 
 def defaults_of(trainer: str) -> dict[str, Any]:
-    """The defaults of a trainer's settings, by dotted key, of those that its rules read."""
+    """The defaults of the settings that a trainer's rules read, by dotted key."""
     return _FACTS[trainer]["defaults"]
 
 
-def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
-    """The findings of rules, in their order, and a sentence for each value that could not be judged."""
+def ask(rules: Iterable[Rule], settings: Settings, context: RuleContext) -> tuple[list[Finding], list[str]]:
+    """The findings of the rules in their order, and a sentence for each value that is not known yet."""
     findings: list[Finding] = []
     unknown: list[str] = []
     for rule in rules:
@@ -118,9 +117,9 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
 
 
 def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
-    """Refuse all findings that break the schedule, in one InputError with a sentence and a fix for each.
+    """Raise one InputError with a sentence and a fix for each finding that breaks the schedule, if any does.
 
-    `write` shows a value as the trainer's settings have it.
+    `write` formats a value as the trainer's settings write it.
     """
     breaking = [finding for finding in findings if finding.breaks]
     sentences = []

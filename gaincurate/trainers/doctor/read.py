@@ -1,7 +1,7 @@
-"""Settings as a trainer would get them, from YAML, TOML or JSON files, a script, and flags; later ones win.
+"""The settings that a trainer would get from YAML, TOML or JSON files, a script, and flags; later ones win.
 
-Of a script, only assignments, arrays and the trainer's own command are read, and nothing is run. A variable
-that a condition, a loop or another command sets stays unknown, and a note says so: a resolved configuration
+No part of a script is run: only its assignments, arrays and the trainer's own command are read. A variable
+that a condition, a loop or another command sets stays unknown, and a note says so. A resolved configuration
 or the flags themselves are always read in full.
 """
 
@@ -31,7 +31,7 @@ _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
 _NUMBERS = re.compile(r"(?!.*\*\*)[-+*() \d]{1,99}")
 _SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)")
-_FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # the same in every round
+_FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # its result is the same in every round
 _GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _PIECE = re.compile(r"\\\n|\\.|(?<!\S)#[^\n]*|'[^']*'|\"(?:\\.|[^\"\\])*\"|\n", re.DOTALL)
 _HERE = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?([A-Za-z_]\w*)['\"]?([^\n]*\n)(?:[^\n]*\n)*?[ \t]*\1(?=\n|\Z)")
@@ -56,22 +56,21 @@ COMMAND = "command line"  # the source of flags
 
 @dataclass
 class Read:
-    """Settings and their origin."""
+    """The settings that were read, and their sources."""
 
-    given: dict[str, Any] = field(default_factory=dict)  # by dotted key, later ones over earlier ones
-    sources: dict[str, str] = field(default_factory=dict)  # the file that sets each of them, or `COMMAND`
+    given: dict[str, Any] = field(default_factory=dict)  # by dotted key; later values replace earlier ones
+    sources: dict[str, str] = field(default_factory=dict)  # by key: the file that sets it, or `COMMAND`
     words: list[str] = field(default_factory=list)  # of the commands
     shell: str = ""  # the script around the command
     notes: list[str] = field(default_factory=list)  # sentences on parts that were not read
-    sections: set[str] = field(default_factory=set)  # of the keys of files that are there with all parents
-    files: list[str] = field(default_factory=list)  # that the command names
+    sections: set[str] = field(default_factory=set)  # first parts of the keys, from files read in full
+    files: list[str] = field(default_factory=list)  # files that the command names
 
 
 def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
-    """Read files and scripts (`-` is YAML on standard input), and over them a command or its flags alone.
+    """Read files and scripts (`-` is YAML on standard input), then a command or only its flags.
 
-    `markers` are names of the trainer's entry points. Raises InputError where a file is missing or has no
-    settings.
+    `markers` names the trainer's entry points. Raises InputError if a file is missing or has no settings.
     """
     read = Read()
     for source in sources:
@@ -99,7 +98,7 @@ def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
 
 
 def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> None:
-    """A command's settings over those that were read, and over the files that it names."""
+    """Add a command's settings, after those of the files that it names, to what was read."""
     if main := command.given.pop("config_name", None):  # Hydra's two halves of a file's name
         folder = command.given.pop("config_path", ".")
         command.files.append(f"{folder}/{str(main).removesuffix('.yaml')}.yaml")
@@ -122,7 +121,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> No
 
 
 def read_script(text: str, markers: Sequence[str]) -> Read:
-    """The settings of a script's commands, as `launched`; ValueError for open quotes and long variables."""
+    """The settings of a script's commands; raises ValueError for an open quote or a very long variable."""
     skipped: list[str] = []
     read = launched(list(_commands(text, skipped)), markers)
     if names := ", ".join(f"`{name}`" for name in dict.fromkeys(skipped)):
@@ -131,13 +130,13 @@ def read_script(text: str, markers: Sequence[str]) -> Read:
 
 
 def launched(commands: Sequence[Sequence[str]], markers: Sequence[str]) -> Read:
-    """The settings of the commands that name an entry point, or of all commands where none does."""
+    """The settings of the commands that name an entry point, or of all commands if none does."""
     read = Read()
     inner = [words[words.index("--") + 1 :] if "--" in words else words for words in commands]
     others = [words for words in inner if words and words[0].rsplit("/", 1)[-1] not in _NOT_A_TRAINER]
 
     def enters(words: Sequence[str]) -> bool:
-        """Whether a word names an entry point: a program, or a part of a module's or script's name."""
+        """Whether a word names an entry point: a program, or part of the name of a module or a script."""
         pairs = product(words, markers)
         return any(w.rsplit("/", 1)[-1] == m or (("." in m or "_" in m) and m in w) for w, m in pairs)
 
@@ -189,21 +188,21 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
 
 
 def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
-    """A script's commands as words, with variables filled in; `skipped` takes the heads of unread parts."""
-    variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array's are several
+    """A script's commands as words with variables replaced; `skipped` gets the first word of unread parts."""
+    variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array has several
     words, array, depth = list[str](), list[str](), 0
-    name = ""  # of an array, between its parentheses
+    name = ""  # of the array whose values are being read
 
     def value(use: re.Match[str]) -> str:
         variable = use[1] or use[3]
         if variable.isdigit():
-            return f"${{{variable}}}"  # the driver gives it, whatever its default
+            return f"${{{variable}}}"  # the driver gives it, so its default does not apply
         if variable in variables:
             return " ".join(variables[variable])
         return use[0] if use[2] is None else _USED.sub(value, use[2])
 
     def total(expansion: re.Match[str]) -> str:
-        """A sum of known numbers as one number, else the sum with its known parts."""
+        """An arithmetic expression as a number if all its parts are known, else with the known parts."""
         numbers = _NAME.sub(lambda part: " ".join(variables.get(part[0], [part[0]])), expansion[1])
         try:
             return str(eval(numbers)) if _NUMBERS.fullmatch(numbers) else f"$(({numbers}))"
@@ -220,7 +219,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
         if sum(map(len, values)) > LARGEST_CONFIG:
             raise ValueError(f"the variable {variable} has more than {LARGEST_CONFIG:,} characters")
         variables[variable] = values
-        if depth:  # perhaps, or again and again
+        if depth:  # inside a condition or a loop, the value is not known
             del variables[variable]
 
     for token, following in pairwise([*_tokens(text), ";", ";"]):
@@ -244,7 +243,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
                 for variable, _, text_ in (word.partition("=") for word in assigned):
                     is_place = variable in NAMES and _POSITION.fullmatch(text_)
                     assign(variable, [f"{{{variable}}}" if is_place else text_])
-                yield assigned  # Hydra's overrides alone look like assignments
+                yield assigned  # a line of Hydra's overrides looks like assignments
             elif words:
                 words = words[len(assigned) :]
                 skipped += [words[0]] if words[0] in _SOURCES else []
@@ -253,7 +252,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str) -> list[str]:
-    """A script's words, without comments and here-documents; `;` ends lines, substitutions are one word."""
+    """A script's words, without comments and here-documents; `;` ends a line, a substitution is one word."""
 
     def line(piece: re.Match[str]) -> str:
         return {"\\\n": " ", "\n": " ; ", "#": ""}.get(piece[0] if piece[0][0] != "#" else "#", piece[0])
@@ -273,11 +272,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any]:
-    """A file's tree over those that its `defaults` name as NeMo-RL does: YAML files, from its own folder."""
+    """A file's tree, merged over the YAML files beside it that its `defaults` name, as in NeMo-RL."""
     kind, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
-    text = _text(source)
     try:
-        tree = parse(text)
+        tree = parse(_text(source))
     except ValueError as error:
         why = " ".join(str(error).split())
         raise InputError(f"--config {source}: this is no {kind}: {why}.", path=source) from error
@@ -288,7 +286,7 @@ def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any
     named = tree.pop("defaults", None)
     names = map(str, named if isinstance(named, list) else [named])
     whole: dict[str, Any] = {}
-    for parent in (name for name in names if name.endswith((".yaml", ".yml"))):  # else they are Hydra's
+    for parent in (name for name in names if name.endswith((".yaml", ".yml"))):  # Hydra's have no suffix
         path = os.path.normpath(Path(source).parent / parent)
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
@@ -301,7 +299,7 @@ def _inherited(source: str, read: Read, below: tuple[str, ...]) -> dict[str, Any
 
 
 def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """Mappings into each other. A mapping with `_override_`, and all else, takes the other's place."""
+    """Merge `tree` over `base`. A mapping with `_override_`, or another value, replaces the one in `base`."""
     merged = dict(base)
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -314,8 +312,9 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 def _text(source: str) -> str:
     try:
-        data = None if source == "-" else read_bytes(Path(source), LARGEST_CONFIG)
-        return text_of(sys.stdin.buffer.read(LARGEST_CONFIG + 1) if data is None else data)
+        if source == "-":
+            return text_of(sys.stdin.buffer.read(LARGEST_CONFIG + 1))
+        return text_of(read_bytes(Path(source), LARGEST_CONFIG))
     except FileNotFoundError as error:
         raise InputError(f"--config {source}: there is no such file.", path=source) from error
     except (OSError, ValueError) as error:

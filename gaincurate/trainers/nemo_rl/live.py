@@ -1,6 +1,6 @@
 """NeMo-RL follows a run through its custom data loader.
 
-Commit 7ea279abf (2026-08-22). It passes rewards to no loader, so an environment of the user calls `report`.
+Commit 7ea279abf (2026-08-22). It passes no rewards to a loader, so the user's environment calls `report`.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers.session import ROUND, RunSession, followed, open_run, reward_of
 
 RUN, STEP = "gc_run", "gc_step"
-"""The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
+"""Keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
 RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
-"""The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
+"""Environment variables: the run's folder, `checkpointing.checkpoint_dir`, `data.train.data_path`."""
 PLACE = "gaincurate"  # the key in `train_dataloader_<task>.pt`
 _AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
 
 
 def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = None) -> None:
-    """Report from an environment's `step`; rows without a run (validation) are left out.
+    """Report rewards from an environment's `step`; rows without a run (validation) are left out.
 
     Args:
-        metadata: as `step` got it, `[batch]`.
+        metadata: the metadata that `step` got, `[batch]`.
         rewards: `[batch]`, a tensor or numbers.
-        terminateds: `[batch]`; only what ended is reported. Default: all.
+        terminateds: `[batch]`; only rollouts that ended are reported. Default: all.
     """
     ended = [True] * len(metadata) if terminateds is None else terminateds
     run, lines = None, list[Json]()
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
-        if info and RUN in info and end:  # `RunBatches` puts it in, and a validation row may have an id
-            run = info[RUN]
-            line = {ID: info[ID], "reward": reward_of(float(reward)), "round": info[ROUND]}
-            lines.append({**line, "step": info[STEP]})
+        if info and RUN in info and end:  # only `RunBatches` sets the key; a validation row may have an id
+            run, line = info[RUN], {ID: info[ID], "round": info[ROUND], "step": info[STEP]}
+            lines.append({**line, "reward": reward_of(float(reward))})
     if run is not None:
         followed(run).report(lines)
 
 
 class RunBatches:
-    """Hands out the prompts of `run`, a folder, as a custom dataloader; environment variables are defaults.
+    """Yields the prompts of `run`, a folder, as a custom dataloader; environment variables are defaults.
 
-    `checkpoints` is `checkpointing.checkpoint_dir`, whose newest `step_N` is gone on from, and `data` the
-    exported file, where NeMo-RL's data set does not keep the column `gc_id`.
+    `checkpoints` is `checkpointing.checkpoint_dir`, and the training resumes from its newest `step_N`. `data`
+    is the exported file, for a data set of NeMo-RL that drops the column `gc_id`.
     """
 
     def __init__(
@@ -61,12 +60,11 @@ class RunBatches:
     def __call__(
         self, data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
     ) -> tuple[Any, dict[str, Iterator[Any]]]:
-        """The next batch, one `batch_size` of each dataloader, in the plan's order; raises as
-        `RunSession.take`.
+        """The next batch, one `batch_size` of each dataloader, in the plan's order.
 
-        Also InputError where a setting or a prompt is missing, and StopIteration where the run is finished.
+        Raises as `RunSession.take`, InputError if a setting or a prompt is missing, StopIteration at the end.
         """
-        from nemo_rl.data.collate_fn import rl_collate_fn  # `report` is called elsewhere too
+        from nemo_rl.data.collate_fn import rl_collate_fn  # not at the top: environments call `report` too
 
         self.live = self.live or self._begin(dataloaders)
         rows = self.live.take(sum(loader.batch_size for loader in dataloaders.values()))
@@ -79,7 +77,7 @@ class RunBatches:
         if row[ID] not in self.places:
             raise InputError(
                 f"{row[ID]!r} of the run is not among the {len(self.places):,} rows of data.train. Write it "
-                "again with `gaincurate export`, and let NeMo-RL filter nothing."
+                "again with `gaincurate export`, and turn NeMo-RL's filters off."
             )
         task, place = self.places[row[ID]]
         item = dataloaders[task].dataset[place]
@@ -91,10 +89,8 @@ class RunBatches:
         self.data = self.data or os.environ.get(DATA)
         self.checkpoints = self.checkpoints or os.environ.get(CHECKPOINTS)
         if not self.checkpoints:
-            raise InputError(
-                f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
-            )
-        # NeMo-RL gives a custom dataloader its loaders and no settings, so the rules cannot be asked here.
+            raise InputError(f"set {CHECKPOINTS} to checkpointing.checkpoint_dir, where a resume starts.")
+        # NeMo-RL gives a custom dataloader its loaders but no settings, so the rules cannot be applied here.
         for task, loader in dataloaders.items():
             ids = _ids(loader.dataset.dataset, self.data)
             self.places |= {gc_id: (task, place) for place, gc_id in enumerate(ids)}
@@ -113,8 +109,8 @@ class RunBatches:
         saved = torch.load(path) if path.exists() else {}
         if PLACE not in saved:
             raise OutputError(
-                f"{path} names no place in a run: the training that saved it did not follow one. Begin with "
-                "an empty checkpoint_dir, or with the dataloader that it had."
+                f"{path} has no place in a run, because its training did not follow one. Begin with an empty "
+                "checkpoint_dir, or with the earlier dataloader."
             )
         live.restore(saved[PLACE], str(path))
         self.step = int(saved[PLACE]["step"])
@@ -122,7 +118,7 @@ class RunBatches:
 
 
 def _ids(dataset: Any, file: str | None) -> list[str]:
-    """The ids of NeMo-RL's rows: its own column, or where it dropped that, of the file that it read."""
+    """The ids of NeMo-RL's rows, from its column, or from the file that it read if it dropped the column."""
     if ID in dataset.column_names:
         return list(dataset[ID])
 
@@ -142,4 +138,4 @@ def _ids(dataset: Any, file: str | None) -> list[str]:
 
 
 next_batch = RunBatches()
-"""For `data.custom_dataloader`, with the environment variables' settings."""
+"""The dataloader for `data.custom_dataloader`, with settings from environment variables."""

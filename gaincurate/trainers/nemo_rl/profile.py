@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, never, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, system_file
 
@@ -18,15 +18,15 @@ LIVE: dict[str, Any] = {
     "data.use_multiple_dataloader": True,
     "data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch",
 }
-"""The settings by which the trainer finds the live adapter."""
+"""The settings that name the live adapter."""
 
 _PARTS = "data.num_prompts_per_dataloader"
 _SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model", "code_jaccard", "vlm")
-"""Environments of the trainer's own registry that see a prompt's text and answer alone."""
+"""Environments of NeMo-RL's registry, which only see a prompt's text and answer."""
 
 
-def data(settings: Settings, context: Context) -> Iterator[Finding]:
-    """In segment mode the training set is the round's own file, alone, with the trainer's columns."""
+def data(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """In segment mode, the round's file must be the only training set, with the trainer's columns."""
     key = "data.train.data_path"
     listed = [name for name in settings.below("data.train.") if name.split(".")[2].isdigit()]
     paths = {settings.place(f"data.train.{name.split('.')[2]}.data_path") for name in listed}
@@ -40,20 +40,20 @@ def data(settings: Settings, context: Context) -> Iterator[Finding]:
 
 
 def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
-    """A rule on a setting of every training set, which stands in `data.default` for all at once."""
+    """A rule on a setting of every training set; `data.default` has it for all of them."""
 
-    def rule(settings: Settings, context: Context) -> Iterator[Finding]:
+    def rule(settings: Settings, context: RuleContext) -> Iterator[Finding]:
         shared = f"data.default.{setting}"
-        own = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
-        for key in own or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
-            fix = {key: "mine"} if callable(be) else None  # an environment has the name that you register
+        keys = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
+        for key in keys or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
+            fix = {key: "mine"} if callable(be) else None  # the name of the user's environment
             yield from must(key, be, why, fix=fix, **more)(settings, context)
 
     return rule
 
 
-def weights(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A round must leave complete weights, which scoring and the next round need."""
+def weights(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A round must save complete weights, which scoring and the next round need."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
     megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
     if not context.segment or "examples/converters" in context.shell:
@@ -112,7 +112,7 @@ _DCP = _CONVERT.format("python", "dcp", "")
 _MEGATRON = _CONVERT.format("--extra mcore python", "megatron", "/iter_0000000")
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     system = "null" if view.system is None else hydra_value(system_file(path))
     train = ["dataset_name=ResponseDataset", f"data_path={hydra_value(path)}", "input_key=input"]
     train += ["output_key=output", "split_validation_size=0"]
@@ -125,7 +125,7 @@ def _launch(path: Path, view: View) -> Launch:
 
 
 def _renamed(path: Path, step: int) -> str | None:
-    """A checkpoint gets its name when it is complete."""
+    """NeMo-RL renames a checkpoint when it is complete."""
     name = path.name.removeprefix("tmp_")
     return None if name == path.name else f"{path} is not finished: it is not yet renamed to {name}"
 
@@ -158,5 +158,5 @@ PROFILE = Profile(
     rules=RULES,
     launches=("run_grpo",),
     live=True,
-    whole={"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000},  # of the code itself
+    whole={"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000},  # in its source code
 )

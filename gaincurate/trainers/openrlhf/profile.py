@@ -6,28 +6,28 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, is_set, must
-from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.findings import Finding, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
 
 _ALL = 100_000_000
-_MANY = 10_000  # prompts: nobody means a round of so many
+_MANY = 10_000  # prompts, more than any round has
 
 
-def subset(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The file is read up to a number of rows."""
+def subset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """No row of the file may be left out by a limit."""
     key = "data.max_samples"
     most = settings.number(key)
     if most is not None and most < (context.budget or (_MANY if context.segment else _ALL)):
         yield find(settings, key, "subset", "rows behind it are left out", {key: _ALL})
 
 
-def tail(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The last samples of a round that do not fill a training batch are dropped."""
+def tail(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A round's samples must fill training batches, or the last ones are dropped."""
     each = settings.count("rollout.n_samples_per_prompt") or 1
     batch, budget = settings.count("train.batch_size") or 0, context.budget
     if context.mode == "export" or budget is None or not batch:
@@ -71,7 +71,7 @@ RULES = (
 )  # fmt: skip
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = ["--data.prompt_dataset", str(path), "--data.prompt_split", "train"]
     flags += ["--data.input_key", "prompt", "--data.apply_chat_template"]
     flags += ["--data.label_key", "label"] if "label" in view.columns else []
@@ -80,7 +80,7 @@ def _launch(path: Path, view: View) -> Launch:
 
 
 def _tokenizer_last(path: Path, step: int) -> str | None:
-    """The tokenizer is saved after the weights. Of its DeepSpeed folders `latest` tells."""
+    """An export has the tokenizer last; DeepSpeed folders have the file `latest`."""
     is_export = path.name.endswith("_hf")
     return tokenizer_unfinished(path) if is_export else tracker("latest", "global_step")(path, step)
 

@@ -1,8 +1,7 @@
-"""prime-rl follows a run live: a verifiers taskset without an end has the planned prompts as its tasks.
+"""prime-rl follows a run live: an infinite verifiers taskset has the planned prompts as its tasks.
 
 Parts for a user's environment package, for verifiers a60a606ec and prime-rl 559b44772 (2026-08-21). prime-rl
-dispatches ahead of outcomes. To resume it calls `next` for each task that it had, which replays plans on
-disk.
+dispatches ahead of outcomes. It resumes by calling `next` once per earlier task, which reads plans on disk.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ class RunConfig(vf.TasksetConfig):  # type: ignore[misc]
 
 
 class RunData(vf.TaskData):  # type: ignore[misc]
-    """A task's data with what its outcome is reported by; no scores, so they are no part of its identity."""
+    """A task's data, with the fields to report its outcome; no scores, which would change its identity."""
 
     gc_id: str
     gc_round: int
     gc_attempt: int
-    """How often a training has begun; a later one takes the place of what an earlier one did again."""
+    """How often a training has begun; outcomes of a later attempt replace those of an earlier one."""
     gc_run: str
-    """The run's folder; empty where the outcome was taken before."""
+    """The run's folder; empty if the outcome was taken before."""
 
 
 class RunTask:
-    """Mixin before `vf.Task`: its key is the prompt's id, and its reward is reported."""
+    """A mixin before `vf.Task`: its key is the prompt's id, and its reward is reported."""
 
     data: Any
 
     @property
     def key(self) -> str:
-        """The same prompt has the same key in every round."""
+        """The prompt's id, so that a prompt has the same key in every round."""
         return str(self.data.gc_id)
 
     async def score(self, trace: Any, runtime: Any = None) -> None:
-        """Score, then report; a task that cannot be scored is reported as one that could not be judged."""
+        """Score, then report; a task whose scoring fails is reported as not judged."""
         reward, data = None, self.data
         try:
             await super().score(trace, runtime)  # type: ignore[misc]
@@ -65,29 +64,29 @@ class RunTask:
 
 
 class RunTaskset:
-    """Mixin before `vf.Taskset`: loads a run's prompts round after round, without end.
+    """A mixin before `vf.Taskset`: loads a run's prompts, round after round.
 
-    After the last round its prompts come again, unreported: prime-rl asks on until its last step is done.
+    After the last round, its prompts repeat and are not reported: prime-rl asks until its last step is done.
     """
 
     INFINITE = True
     config: Any
 
     def task_of(self, row: Json, carried: Json) -> Any:
-        """A task of one row, which has the source columns, `gc_id`, `gc_round` and `prompt`.
+        """Make a task from a row, which has the source columns, `gc_id`, `gc_round` and `prompt`.
 
         `carried` has fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
         """
-        raise NotImplementedError  # a task is what its environment says
+        raise NotImplementedError("task_of: each environment makes its own tasks from rows")
 
     def load(self) -> Iterator[Any]:
         """Tasks in the order of the plans; raises as `open_run` and `RunSession.turn`."""
-        # A taskset has its own config and none of prime-rl's settings, so the rules cannot be asked here.
+        # A taskset has its own config but not prime-rl's settings, so the rules cannot be applied here.
         with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl", _AHEAD)) as live:
             attempt = 1 + sum(entry.get("what") == _ATTEMPT for entry in live.run.executions())
             live.run.log(what=_ATTEMPT, attempt=attempt)
             run, taken, last = str(live.run.folder.resolve()), live.round, live.rounds - 1
-            unreported = live.rounds if live.finished else taken  # rounds before it were taken
+            unreported = live.rounds if live.finished else taken  # outcomes of earlier rounds were taken
             for place in count():
                 round_, position = divmod(place, live.budget)
                 if live.round < round_ <= last:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding
+from gaincurate.trainers.doctor.findings import Finding, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
@@ -20,11 +20,11 @@ _SHIPPED = words(
     "r2e_gym redsearcher reverse_text scaleswe scratchpad swebench_verified terminal_bench_2 textarena tmax "
     "wiki_search wordle"
 )
-"""Tasksets of verifiers (a60a606e) and of the trainer's own configurations: they bring their own tasks."""
+"""Tasksets of verifiers (a60a606e) and of prime-rl's configurations, which have tasks of their own."""
 
 
 def _prompts(settings: Settings) -> float | None:
-    """Prompts that one step trains."""
+    """The prompts of one step, or None."""
     size, group = settings.count("orchestrator.batch_size"), _group(settings)
     return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
@@ -34,12 +34,12 @@ def _group(settings: Settings) -> float | None:
 
 
 def _is_own(taskset: Any) -> bool:
-    """Whether the tasks may be those of the plan."""
+    """Whether a taskset is the user's, so that its tasks may be those of the plan."""
     return str(taskset).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_") not in _SHIPPED
 
 
-def sources(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A round's tasks are the plan's, and the standard sampler takes all of them."""
+def sources(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A round's tasks must be the plan's, and the sampler the standard one, which takes all of them."""
     advice = "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset"
     if context.segment:
         advice = "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
@@ -53,8 +53,8 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
             yield from must(key, "standard", why, name="sampler")(settings, context)
 
 
-def endless(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The tasks repeat without end; only max_steps stops the training."""
+def endless(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """max_steps must be set, because tasks repeat without end."""
     if context.segment and settings["max_steps"] is None:
         wanted = context.steps(_prompts(settings))
         why = "the tasks repeat without end, so a round never ends"
@@ -62,8 +62,8 @@ def endless(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")
 
 
-def ahead(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Episodes are begun as long as there is room for them."""
+def ahead(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """max_inflight must be a step's episodes, or tasks begin before the last step's rewards."""
     key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
     most = settings.number(key)
     if context.mode != "export" and size and (most is None or most > size):
@@ -100,7 +100,7 @@ RULES = (
 
 
 def _stable(path: Path, step: int) -> str | None:
-    """A marker file is made when the broadcast is on disk."""
+    """prime-rl writes a marker file once the broadcast is on disk."""
     if (path / "trainer").is_dir() or any((path / name).is_file() for name in ("STABLE", ".finished")):
         return None
     return f"{path} is not finished: it has no STABLE"

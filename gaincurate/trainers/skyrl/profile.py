@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import must
 from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded, hydra_value
 
 _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
-"""Environments of skyrl-gym itself."""
+"""Environments of skyrl-gym."""
 
 RULES = (
     common.rows("data.train_data"),
@@ -39,14 +39,14 @@ RULES = (
 )  # fmt: skip
 
 
-def _columns(view: View) -> dict[str, Column]:
+def _columns(view: ExportView) -> dict[str, ExportColumn]:
     columns = {"prompt": view.messages(), **view.same("env_class", view.options.env_class)}
     if view.has_answer:
         columns["reward_spec"] = view.struct("reward_spec", view.answers("ground_truth"), {"method": "rule"})
     return columns
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     named = view.options.env_class
     flags = [f"data.train_data=[{hydra_value(path, quote=True)}]"]
     flags += [f"environment.env_class={named}"] if named is not None else []

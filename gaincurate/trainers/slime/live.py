@@ -1,7 +1,7 @@
-"""slime follows a run through its own data source class, so its rollout and training loops stay as they are.
+"""slime follows a run through its data source class, so its rollout and training loops stay unchanged.
 
-Commit 624b824a (2026-08-21); its data source, data set and samples were run, its rollout function was read. A
-round's rows become slime's samples through its own `Dataset`, so templates and tokens are slime's.
+Commit 624b824a (2026-08-21); its data source, data set and samples were run, its rollout function was read.
+slime's own `Dataset` makes samples from a round's rows, so templates and tokens are slime's.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
 class RunDataSource(DataSource):  # type: ignore[misc]
-    """Groups of `n_samples_per_prompt` samples of a run's prompts; `len` is the prompts of a round."""
+    """Groups of `n_samples_per_prompt` samples of a run's prompts; `len` is a round's number of prompts."""
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        if args.prompt_data:  # slime gives all arguments, so the doctor's rules can be asked of them here
+        if args.prompt_data:  # slime passes all arguments, so the doctor's rules can be applied here
             context = run_context(Run(args.prompt_data), "live", running=True)
             refuse(ask(RULES, Resolved(lambda key: getattr(args, key, None)), context)[0])
         self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime", _AHEAD)
-        self.rollout, self.groups = 0, 0  # the next ones' numbers
-        self.places: dict[int, Json] = {}  # at the end of the last two rollouts
+        self.rollout, self.groups = 0, 0  # the numbers of the next rollout and group
+        self.places: dict[int, Json] = {}  # the places at the end of the last two rollouts
         self._tokenizer = load_tokenizer(args.hf_checkpoint, trust_remote_code=True)
         self._processor = load_processor(args.hf_checkpoint, trust_remote_code=True)
-        self._samples: tuple[int, dict[str, Any]] = (-1, {})  # of one round, by id
+        self._samples: tuple[int, dict[str, Any]] = (-1, {})  # a round, and its samples by id
 
     def get_samples(self, num_samples: int) -> list[list[Any]]:
         """The next groups of the plan, `[num_samples]`; raises as `RunSession.take`."""
@@ -61,7 +61,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
                 str(self.live.run.data(row[ROUND])),
                 self._tokenizer,
                 self._processor,
-                None,  # no longest prompt: what slime left out here would be missing in the round
+                None,  # no limit of prompt length: a prompt that slime drops would be missing in the round
                 prompt_key=self.args.input_key,
                 label_key=self.args.label_key,
                 **{name: getattr(self.args, name) for name in _SAME},
@@ -77,10 +77,10 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         return group
 
     def add_samples(self, samples: list[list[Any]]) -> None:
-        """Groups that a rollout did not finish: none, because over-sampling is refused."""
+        """Do nothing: a rollout finishes all groups, because over-sampling is refused."""
 
     def rollout_ended(self, groups: list[Any]) -> None:
-        """Report a rollout's groups, and keep the place."""
+        """Report a rollout's groups, and remember the place."""
         self.live.report(self._line(k, sample) for group in groups for k, sample in enumerate(group))
         self.places[self.rollout] = {**self.live.save(self.rollout), "groups": self.groups}
         self.places.pop(self.rollout - 2, None)
@@ -93,7 +93,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         return {**line, "reward": reward, "tokens": sample.response_length}
 
     def save(self, rollout_id: int) -> None:
-        """Save the place at a rollout's end; with train_async.py the next one is generated already."""
+        """Save the place of a rollout's end; train_async.py has generated the next rollout by then."""
         if rollout_id not in self.places:
             raise InputError(f"rollout {rollout_id} was not reported: give {_TAP}.")
         path = Path(self.args.save, _PLACE.format(rollout_id))
@@ -101,12 +101,12 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         write_sealed(path, self.places[rollout_id])
 
     def load(self, rollout_id: int | None = None) -> None:
-        """Go back to a rollout's end, or begin again; OutputError where no fitting place was saved."""
+        """Return to a rollout's end, or restart; raises OutputError if no place was saved for it."""
         if self.args.load is None or rollout_id is None or rollout_id < 0:
             return self.live.begin_anew()
         path = Path(self.args.load, _PLACE.format(rollout_id))
         if not path.exists():
-            raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin again.")
+            raise OutputError(f"{path} is missing: rollout {rollout_id} did not follow a run. Begin again.")
         saved = read_sealed(path, RESUME)
         self.live.restore(saved, str(path))
         self.rollout, self.groups = rollout_id + 1, saved["groups"]

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, never, only
-from gaincurate.trainers.doctor.findings import Context, Finding, defaults_of
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker, unreadable
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
@@ -21,27 +21,21 @@ LIVE: dict[str, Any] = {
     "data_source_path": "gaincurate.trainers.slime.RunDataSource",
     "rollout_all_samples_process_path": "gaincurate.trainers.slime.report",
 }
-"""The settings by which the trainer finds the live adapter."""
+"""The settings that name the live adapter."""
 
 _TAP = "rollout_all_samples_process_path"
 _OVER = "over_sampling_batch_size"
 
 
-def unset(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The length of a training has no default."""
+def unset(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The training needs a setting for its length."""
     if context.segment and settings["num_rollout"] is None and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not start"
         yield Finding("length", "stops", title, {"num_epoch": 1})
 
 
-def _hides(settings: Settings, context: Context) -> bool:
-    """Whether a number of rollouts is set that cannot be compared with the round."""
-    fits = context.steps(settings.count("rollout_batch_size"))
-    return not fits and not Settings.follows(settings["num_rollout"], ("round",))
-
-
-def begins(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
+def begins(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A round must start from the last checkpoint: by --load, or else --ref-load or --hf-checkpoint."""
     keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
     both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
     findings = (finding for key in keys for finding in common.begins(key)(settings, context))
@@ -49,24 +43,18 @@ def begins(settings: Settings, context: Context) -> Iterator[Finding]:
         yield replace(finding, fix=dict.fromkeys(both, "{checkpoint}"))
 
 
-def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A Megatron checkpoint brings the rollout counter and the place in the file back."""
+def resumes(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A Megatron checkpoint would restore the rollout counter and the place in the file."""
     place = settings.place("load")
     if context.segment and place is not None and not Settings.follows(place, ("checkpoint",)):
         advice = "Hugging Face weights are loaded without either, and without the optimizer"
         yield find(settings, "load", "resume", "", {"load": "{checkpoint}"}, advice)
 
 
-def _no_reward(settings: Settings, context: Context) -> bool:
-    """Whether no code of the user's sees the rewards; a function of slime's own reports to nobody."""
-    own = settings.is_set("custom_rm_path") and not str(settings.known("custom_rm_path")).startswith("slime.")
-    return not own and not settings.is_set(_TAP)
-
-
-def _other_reference(settings: Settings, context: Context) -> bool:
-    """Whether the KL reference is no model of its own."""
-    place = settings.place("ref_load")
-    return place is None or Settings.follows(place, ("checkpoint",))
+def _no_reward(settings: Settings, context: RuleContext) -> bool:
+    """Whether no code of the user's sees the rewards; slime's own functions report no outcomes."""
+    path = str(settings.known("custom_rm_path"))
+    return not settings.is_set(_TAP) and (not settings.is_set("custom_rm_path") or path.startswith("slime."))
 
 
 RULES = (
@@ -76,9 +64,11 @@ RULES = (
     common.unplugged(_TAP, {_TAP: LIVE[_TAP]}, "the adapter never receives a reward"),
     resumes,
     begins,
-    only(_hides, must("num_rollout", None, "it hides the size of the file, and after its end a round "
-        "starts again with its first rows", name="rollouts", modes=SEGMENT,
-        fix={"num_rollout": None, "num_epoch": 1})),
+    # Without the steps of a round, a number of rollouts cannot be compared with them.
+    only(lambda settings, context: not context.steps(settings.count("rollout_batch_size"))
+        and not Settings.follows(settings["num_rollout"], ("round",)),
+        must("num_rollout", None, "it hides the size of the file, and after its end a round starts again "
+        "with its first rows", name="rollouts", modes=SEGMENT, fix={"num_rollout": None, "num_epoch": 1})),
     unset,
     only(lambda settings, _: settings["num_rollout"] is None, common.epochs("num_epoch")),
     common.steps("num_rollout", "rollout_batch_size"),
@@ -107,20 +97,22 @@ RULES = (
         name="no-checkpoint", fix={"save_interval": common.FOREVER, "save": "{output}/megatron"},
         advice="the last rollout is saved whatever the period")),
     must("rollout_shuffle", False, name="shuffle"),
-    *(only(_other_reference, must(key, 0.0, name="reference")) for key in ("kl_coef", "kl_loss_coef")),
+    *(only(lambda settings, _: (settings.place("ref_load") is None
+        or Settings.follows(settings.place("ref_load"), ("checkpoint",))),
+        must(key, 0.0, name="reference")) for key in ("kl_coef", "kl_loss_coef")),
     must("metadata_key", "metadata", "gc_id is in `metadata`, the one column that stays with a sample",
         name="metadata", modes=ALWAYS),
     must("input_key", "prompt", name="prompt-key"),
 )  # fmt: skip
 
 
-def _columns(view: View) -> dict[str, Column]:
+def _columns(view: ExportView) -> dict[str, ExportColumn]:
     tools = {"tools": view.row_tools()} if view.tools else {}
     metadata = view.struct("metadata", {"gc_id": view.ids()})
     return {"prompt": view.messages(), **view.answers("label"), **tools, "metadata": metadata}
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = ["--prompt-data", str(path), "--input-key", "prompt"]
     flags += ["--label-key", "label"] if "label" in view.columns else []
     flags += ["--metadata-key", "metadata", "--apply-chat-template"]
@@ -131,7 +123,7 @@ def _launch(path: Path, view: View) -> Launch:
 
 
 def _indexed(path: Path, step: int) -> str | None:
-    """`--save-hf` writes the index when all shards have their names; Megatron keeps a tracker."""
+    """`--save-hf` writes the index after all shards; Megatron has a tracker."""
     if any(path.glob("*.distcp")):
         return tracker()(path, step)
     is_one = (path / "model.safetensors").is_file()  # one file needs no index; its header tells

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
-"""The settings by which the trainer finds the live adapter."""
+"""The settings that name the live adapter."""
 
 _ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
 _OPERATORS = "data_processor.experience_pipeline.operators"
 
 
 def _taskset(settings: Settings) -> str:
-    """The key of the task set: alone, or the first in a list."""
+    """The key of the only task set, or of the first in a list."""
     return _ONE if any(settings.below(f"{_ONE}.")) else _FIRST
 
 
@@ -33,12 +33,12 @@ def _at(name: str, row: Callable[[str], Rule]) -> Rule:
 
 
 def _of(settings: Settings, name: str) -> Any:
-    """The value of a workflow or a reward function: the task set's own, or that of all."""
+    """The task set's workflow or reward function, or else that of all task sets."""
     return settings[f"{_taskset(settings)}.{name}"] or settings[f"buffer.explorer_input.{name}"]
 
 
-def texts(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Workflows put a system message of their own before a question that has none."""
+def texts(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A system message must be set, or some workflows add their own."""
     flow, key = str(_of(settings, "default_workflow_type")), f"{_taskset(settings)}.format.system_prompt"
     plain = _of(settings, "default_reward_fn_type") in (None, "math_reward")
     kind = flow.removeprefix("async_")
@@ -49,10 +49,10 @@ def texts(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "template", why, {key: ""}, advice)
 
 
-def order(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The selector that chooses the rows."""
+def order(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The selector must take the rows in order, or be the live adapter."""
     old = f"{_taskset(settings)}.task_selector.selector_type"
-    is_old = settings.known(old) is not None  # deprecated, and still over the other
+    is_old = settings.known(old) is not None  # deprecated, but it overrides the other
     key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
     if context.live:
         why = "rows are chosen by Trinity's own selector, whatever the schedule plans"
@@ -64,8 +64,8 @@ def order(settings: Settings, context: Context) -> Iterator[Finding]:
     return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
 
-def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Prompts over the model's limit are cut, or not answered."""
+def lengths(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """No prompt may exceed the model's limit: longer ones are cut, or not answered."""
     happens = "they are cut from the front, so they are not what was scored"
     if not settings["model.enable_prompt_truncation"]:
         happens = "they are not answered"
@@ -75,8 +75,8 @@ def lengths(settings: Settings, context: Context) -> Iterator[Finding]:
     return common.too_long("model.max_model_len", happens, lambda _: answer)(settings, context)
 
 
-def feedback(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The selector receives rewards through one operator of the experience pipeline."""
+def feedback(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The experience pipeline needs the operator that passes rewards to the selector."""
     names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
     if context.live and "pass_rate_calculator" not in names:
         title = "the experience pipeline has no pass_rate_calculator: the selector never receives a reward"
@@ -122,7 +122,7 @@ RULES = (
 )  # fmt: skip
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     form = {"prompt_key": "prompt"} | ({"response_key": "answer"} if "answer" in view.columns else {})
     form |= {} if view.system is None else {"system_prompt": view.system}
     lines = [
@@ -140,7 +140,7 @@ def _launch(path: Path, view: View) -> Launch:
 
 
 def _tracked(path: Path, step: int) -> str | None:
-    """Trackers are moved on when all writers are done; `.full_checkpoint` only says which one."""
+    """Trackers are updated when all writers are done; `.full_checkpoint` selects the tracker."""
     is_full = (path / ".full_checkpoint").is_file()
     return (tracker() if is_full else tracker("latest_state_dict_iteration.txt"))(path, step)
 

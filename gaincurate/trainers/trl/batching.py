@@ -1,4 +1,4 @@
-"""TRL's batch arithmetic, from the settings of a file, which the doctor reads, or of a trainer."""
+"""TRL's batch arithmetic, from the settings in a file, for the doctor, or of a trainer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gaincurate.trainers.doctor.settings import Resolved, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The numbers of one trainer.
+class BatchShape:
+    """The sizes of a trainer's generations and steps.
 
-    `prompts` is how many distinct ones a generation has over all processes, `group` the rollouts of each,
-    `repeats` how many micro-batches of a process one generation feeds (steps_per_generation *
-    num_iterations), `accumulation` how many of them make an optimizer step.
+    A generation has `prompts` distinct prompts over all processes, with `group` rollouts each. Each process
+    uses it for `repeats` micro-batches (steps_per_generation * num_iterations), of which `accumulation` make
+    an optimizer step.
     """
 
     prompts: int
@@ -27,7 +27,7 @@ class Shape:
 
     @property
     def batch(self) -> dict[str, int]:
-        """The numbers that must be equal when training resumes; the number of processes may change."""
+        """The sizes that must be equal when training resumes; the number of processes may change."""
         return {name: getattr(self, name) for name in ("prompts", "group", "repeats", "accumulation")}
 
     def steps(self, budget: int) -> int:
@@ -35,12 +35,12 @@ class Shape:
         return -(-(budget // self.prompts * self.repeats) // self.accumulation)
 
     def taken(self, step: int) -> int:
-        """Prompts of a round that were generated for when its optimizer step `step` was done."""
+        """The prompts of a round that have been generated for after its optimizer step `step`."""
         return step * self.accumulation // self.repeats * self.prompts
 
     @property
     def window(self) -> int:
-        """The least number of optimizer steps that use whole generations."""
+        """The smallest number of optimizer steps that use whole generations."""
         return self.repeats // math.gcd(self.repeats, self.accumulation)
 
     def inside(self, step: int) -> bool:
@@ -48,10 +48,10 @@ class Shape:
         return bool(step * self.accumulation % self.repeats)
 
 
-def shape_in(settings: Settings) -> Shape:
-    """The shape that settings make; `prompts` is 0 where a group is larger than a generation.
+def shape_in(settings: Settings) -> BatchShape:
+    """The sizes that follow from settings; `prompts` is 0 if a group is larger than a generation.
 
-    Processes are those that `accelerate launch` and `torchrun` are given, else one.
+    The number of processes is that of `accelerate launch` or `torchrun`, by default 1.
     """
     processes = settings.count("num_processes") or settings.count("nproc_per_node") or 1
     accumulation = settings.count("gradient_accumulation_steps") or 1
@@ -61,21 +61,21 @@ def shape_in(settings: Settings) -> Shape:
     rollouts = settings.count("generation_batch_size") or micro * steps
     repeats = max(1, rollouts // micro) * (settings.count("num_iterations") or 1)
     prompts = settings.count("prompts_a_generation") or rollouts // group
-    return Shape(prompts, group, repeats, accumulation, processes)
+    return BatchShape(prompts, group, repeats, accumulation, processes)
 
 
 _OF_TRAINER = ("num_generations", "num_iterations", "shuffle_dataset", "prompts_a_generation")
 
 
 def resolved(trainer: Any) -> Settings:
-    """The values that a `trl.GRPOTrainer` uses, by the keys of its settings.
+    """The settings that a `trl.GRPOTrainer` uses.
 
-    `prompts_a_generation` is of a trainer that replays, which generates for fewer prompts.
+    A trainer that replays has `prompts_a_generation`, because it generates for fewer prompts.
     """
 
     def value_of(key: str) -> Any:
         head, _, name = key.partition(".")
-        if key == "generation_batch_size":  # TRL fills it in from steps_per_generation
+        if key == "generation_batch_size":  # TRL sets it from steps_per_generation
             return None
         if key == "num_processes":
             return trainer.accelerator.num_processes
@@ -83,11 +83,11 @@ def resolved(trainer: Any) -> Settings:
             return getattr(trainer, key, None)
         value = getattr(trainer.args, head, None)
         value = getattr(value, name, None) if name else value
-        return getattr(value, "value", value)  # of an enum, as save_strategy is one
+        return getattr(value, "value", value)  # save_strategy, for example, is an enum
 
     return Resolved(value_of)
 
 
-def shape_of(trainer: Any) -> Shape:
-    """The shape of a `trl.GRPOTrainer`."""
+def shape_of(trainer: Any) -> BatchShape:
+    """The sizes of a `trl.GRPOTrainer`."""
     return replace(shape_in(resolved(trainer)), rank=trainer.accelerator.process_index)

@@ -1,8 +1,8 @@
-"""The checks of `attach` on a live TRL trainer before anything is scored, and the checkpoints to resume from.
+"""The checks of `attach` on a TRL trainer before anything is scored, and the checkpoints to resume from.
 
-The rules about settings are those of the doctor; the others concern the rows, and FSDP and DeepSpeed. A
-checkpoint to resume from must be whole, of the history that survived, and lie between two generations: one
-inside a generation's window has lost the rollouts. Read in TRL 1.16.0 and transformers 5.23.0.
+Rules on settings are the doctor's; further checks concern rows, FSDP and DeepSpeed. A checkpoint to resume
+from must be complete, of the current history, and between two generations, because the rollouts of a
+generation in use are lost. Written against TRL 1.16.0 and transformers 5.23.0.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.trainers.checkpoints import checkpoints
-from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_of, refuse
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import PLACE, RunSession, place_beside
-from gaincurate.trainers.trl.batching import Shape, resolved
+from gaincurate.trainers.trl.batching import BatchShape, resolved
 from gaincurate.trainers.trl.profile import RULES
 
-_BATCH = {  # the settings that make the numbers of `Shape.batch`
+_BATCH = {  # the settings from which the sizes of `BatchShape.batch` follow
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
     "group": "num_generations",
     "repeats": "steps_per_generation * num_iterations",
@@ -39,7 +39,7 @@ _log = logging.getLogger("gaincurate")
 
 
 def stops(name: str, title: str, advice: str = "", **fix: Any) -> Finding:
-    """A finding outside of settings, with which no training begins."""
+    """A finding that stops the training and concerns no setting of a file."""
     return Finding(name, "stops", title, fix, advice)
 
 
@@ -49,10 +49,10 @@ def check(
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
 ) -> None:
-    """Refuse a `trl.GRPOTrainer` that would train on other prompts than the plan's, or lose the place.
+    """Refuse a `trl.GRPOTrainer` that would train on other prompts than the plan's, or lose the position.
 
-    `outcome` names the reward functions that are reported (None: all), `correct` the one that says whether an
-    answer is right. Raises an InputError with a sentence and a fix for each setting.
+    `outcome` names the reward functions that are reported (None: all), and `correct` the one for correctness.
+    Raises an InputError with a sentence and a fix for each setting.
     """
     context = context_of(config, "live")
     findings, _ = ask(RULES, resolved(trainer), context)
@@ -65,10 +65,9 @@ def check(
 
 
 def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | None) -> Iterator[Finding]:
-    """Named reward functions whose rewards cannot be recorded; arguments as in `check`."""
+    """Findings for named reward functions whose rewards cannot be recorded; arguments as in `check`."""
     names = list(trainer.reward_func_names)
-    outcome = [outcome] if isinstance(outcome, str) else outcome
-    summed = names if outcome is None else list(outcome)
+    summed = names if outcome is None else [outcome] if isinstance(outcome, str) else list(outcome)
     if not summed:
         yield stops("outcome", "outcome=[] names no reward function", "leave it out for all of them")
     for name in sorted({*summed, *([correct] if correct else [])}):
@@ -83,27 +82,27 @@ def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | No
 
 
 def reward_missing(names: Sequence[str], name: str) -> Finding:
-    """A reward function that is not there once."""
+    """The finding for a reward function that the trainer does not have exactly once."""
     why = "is there more than once" if name in names else "is not there"
     return stops("outcome", f"the reward function {name!r} {why}; the trainer has {', '.join(names)}")
 
 
 def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
-    """Where the rows with these ids are, `[ids]`; raises InputError where one is missing."""
+    """The places of the rows with these ids, `[ids]`; raises InputError if one is missing."""
     column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
     places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
     if places.null_count:
         missing = ids[pc.indices_nonzero(pc.is_null(places))[0].as_py()]
         raise InputError(
-            f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
-            f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
+            f"train_dataset has no row for {missing!r} of the plan ({places.null_count:,} of {len(ids):,} "
+            "are missing): it is not made from the run's scored set, or was filtered."
         )
     rows_at: list[int] = places.to_pylist()
     return rows_at
 
 
-def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
-    """Checkpoints that have no whole weights to score or to generate with."""
+def _weights(trainer: Any, context: RuleContext) -> Iterator[Finding]:
+    """Findings for checkpoints without whole weights, if the run scores or generates with them."""
     if not context.read_every:
         return
     needs = f"{context.reader} needs whole weights in every checkpoint, and"
@@ -120,11 +119,11 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
             yield stops("weights", f"{needs} ZeRO-3 saves shards", **fix)
 
 
-def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
-    """Refuse to make the next round where the newest checkpoint, of step `saved`, is of an older policy.
+def see_checkpoint(config: ScheduleConfig, shape: BatchShape, round_: int, saved: int) -> None:
+    """Check that the newest checkpoint, of step `saved`, is of the round's end if the run needs it.
 
     Raises:
-        InputError: the next round is made with a checkpoint, and none was saved at this one's end.
+        InputError: the next round needs a checkpoint, and none was saved at this round's end.
     """
     context = context_of(config, "live")
     every, steps = context.read_every, shape.steps(config.budget)
@@ -134,16 +133,15 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
     last = f"the newest checkpoint is of step {saved:,}" if saved else "no checkpoint was saved"
     raise InputError(
         f"round {round_} ended at step {end:,}, and {last}: {context.reader} takes the policy as it is now. "
-        "Did a callback keep the trainer from saving, or were its settings changed after attach()? Let it "
-        f"save there (save_strategy='steps', save_steps={steps * every} or a divisor of it) and resume from "
-        "its last checkpoint."
+        "Did a callback prevent saving, or were settings changed after attach()? Let the trainer save there "
+        f"(save_strategy='steps', save_steps={steps * every} or a divisor), and resume from the last one."
     )
 
 
-def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
-    """The newest checkpoint to resume from; what is wrong with later ones is logged.
+def newest(output: str | Path, live: RunSession, shape: BatchShape) -> Path | None:
+    """The newest checkpoint to resume from; the reasons against later ones are logged.
 
-    Raises InputError where all are of another batch: to begin from nothing would undo the training.
+    Raises InputError if all have another batch, because a new start would undo the training.
     """
     by_step, of_another_batch = dict(checkpoints(Path(output), layout_of("trl"))), None
     for step in sorted(by_step, reverse=True):
@@ -161,12 +159,11 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     return None
 
 
-def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
-    """The place to go back to with the checkpoint of a step; nothing is changed.
+def place_in(checkpoint: Path, step: int, live: RunSession, shape: BatchShape) -> Json:
+    """The place to which the checkpoint of a step returns; nothing is changed.
 
-    It is the position saved with the checkpoint, or the run's own if the process was killed before that.
-    Raises OutputError where it is another run's or of a history that was undone, InputError where no resume
-    is exact.
+    It is the position saved with the checkpoint, or the run's if the process was killed before saving it.
+    Raises OutputError for another run or a history that was undone, InputError if no resume is exact.
     """
     if not (checkpoint / PLACE).exists():
         return _place_without(step, live, shape)
@@ -179,8 +176,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
         changed = [name for name, value in shape.batch.items() if was.get(name) != value]
         listed = "; ".join(f"{_BATCH[name]} was {was.get(name)}, now {shape.batch[name]}" for name in changed)
         raise InputError(
-            f"it was saved with another batch, so no resume from it is exact: {listed}. Put that back, or "
-            "begin a new run.",
+            f"it has another batch, so no resume is exact: {listed}. Undo that, or start a new run.",
             batch=changed,
         )
     if int(saved["step"]) != step or not 0 <= done <= steps or shape.inside(done):
@@ -191,8 +187,8 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     return saved
 
 
-def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
-    """The run's own position, if its last outcomes are those of the checkpoint's last generation."""
+def _place_without(step: int, live: RunSession, shape: BatchShape) -> Json:
+    """The run's position, if its last outcomes are those of the checkpoint's last generation."""
     steps, round_, run = shape.steps(live.budget), live.round, live.run
     done = step - round_ * steps
     if not live.finished and 0 < done <= steps and not shape.inside(done):
@@ -204,14 +200,14 @@ def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
         if reported == (taken, last):
             return {**live.save(step, batch=shape.batch), "position": taken}
     raise OutputError(
-        f"it has no {PLACE}, and {live.run.folder} stands at round {round_}, not behind its step {step}: it "
-        "was not saved by this run, or in a history that was undone."
+        f"it has no {PLACE}, and {live.run.folder} is in round {round_}, not after its step {step}: it was "
+        "not saved by this run, or in a history that was undone."
     )
 
 
-def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
-    """The reason if files that the trainer needs are missing; sharded weights are not checked."""
-    # Each of several processes writes its own, and none waits for the others.
+def _unfinished(path: Path, step: int, shape: BatchShape) -> str | None:
+    """The reason if files that the trainer needs are missing, or None; sharded weights are not checked."""
+    # Each process writes its own file, and none waits for the others.
     ranks = [f"_{rank}" for rank in range(shape.processes)] if (path / "rng_state_0.pth").exists() else [""]
     if why := layout_of("trl").unfinished(path, step):
         return why

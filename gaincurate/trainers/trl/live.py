@@ -1,7 +1,7 @@
-"""TRL follows a run: `attach` makes a trainer train the rounds, and its outcomes choose the next one.
+"""TRL follows a run: with `attach`, a trainer trains the run's rounds and reports their outcomes.
 
-Planning a round can take as long as scoring a set. So one process plans and sends the others a message every
-few seconds, which keeps collectives within their time limit. Its exceptions are raised on all processes.
+Planning a round can take as long as scoring a set. One process plans, and sends the others a message every
+few seconds, so that collectives stay within their time limit. Its exceptions are raised on all processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.foreign import json_file
-from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
@@ -34,24 +33,26 @@ from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
 from gaincurate.trainers.session import ROUND, RunSession, followed, place_beside
-from gaincurate.trainers.trl.batching import Shape, shape_of
+from gaincurate.trainers.trl.batching import BatchShape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
 from gaincurate.trainers.trl.rewards import Reward, Tap, heard, weighted
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
 _log = logging.getLogger("gaincurate")
-BEAT = 5.0  # seconds between two signs of life; torch's own limits are 10 minutes and more
+News = tuple[int, list[str], dict[str, float]]
+"""The newest round, -1 once the run is finished; its ids and its metrics."""
+BEAT = 5.0  # seconds between two messages; torch's limits for collectives are 10 minutes and more
 
 
 def together(work: Callable[[], Any], accelerator: Any) -> Any:
-    """Run `work` on the main process alone and give every process its result, which must be plain.
+    """Run `work` on the main process only, and return its result, plain values, on every process.
 
-    A GaincurateError is raised on every process, and another error as RuntimeError on the others.
+    A GaincurateError is raised on every process; another error becomes a RuntimeError on the others.
     """
     if accelerator.num_processes == 1:
         return work()
     if not accelerator.is_main_process:
-        while (message := broadcast_object_list([None])[0]) is None:  # it is at work
+        while (message := broadcast_object_list([None])[0]) is None:  # the main process is still working
             pass
         error, value = message
         if error is not None:
@@ -68,12 +69,11 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     threading.Thread(target=run, daemon=True).start()
     while not wait([outcome], BEAT).done:
         broadcast_object_list([None])
-    if (failure := outcome.exception()) is None:
-        broadcast_object_list([(None, outcome.result())])
-    elif isinstance(failure, GaincurateError):
-        broadcast_object_list([(type(failure), str(failure))])
-    else:
-        broadcast_object_list([(RuntimeError, f"the main process failed: {failure!r}")])
+    failure = outcome.exception()
+    message = (RuntimeError, f"the main process failed: {failure!r}")
+    if isinstance(failure, GaincurateError):
+        message = (type(failure), str(failure))
+    broadcast_object_list([message if failure else (None, outcome.result())])
     return outcome.result()
 
 
@@ -94,33 +94,32 @@ def attach(
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
 
-    Settings at TRL's default that break the plan are changed, and one line names them. Rows without `gc_id`
+    Settings at TRL's default that break the plan are changed, and a warning names them. Rows without `gc_id`
     get it if the scored set has their prompts. With `strategy`, `budget` and `rounds`, a run that does not
-    exist is started over the trainer's rows, scored with the trainer's model.
+    exist is started over the trainer's rows, which are scored with the trainer's model.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
         run: the run's folder, on a file system that all processes see.
-        outcome: names of the reward functions whose weighted sum is reported; all, if not given.
-        correct: the name of one that says whether an answer is right (0 to 1); accuracy is made of it.
-        strategy: of a run that is to be opened here. A run that is there must have been opened with the same.
-        budget: distinct prompts in its rounds.
-        rounds: its rounds.
+        outcome: the names of the reward functions whose weighted sum is reported; default: all.
+        correct: the name of the reward function for accuracy, 1 for a right answer and 0 for a wrong one.
+        strategy: the strategy of a run to start here. An existing run must have the same options.
+        budget: the distinct prompts in each of its rounds.
+        rounds: the number of its rounds.
         score: further options of `gaincurate score`, such as `{"device": "cuda:1"}`.
-        scored: a finished set to use, or where the trainer's rows are scored into (default: RUN-scored).
-        reference_outcomes: what round 0's references did: outcomes, or a rollout set.
-        cache: a folder for copies of what lies in object stores.
-        **options: further keywords of `gaincurate.Schedule.start`. `align_to` is by default the prompts that
-            the trainer generates for at a time.
+        scored: a finished set to use, or the folder for the scored rows (default: RUN-scored).
+        reference_outcomes: outcomes of round 0's references, or a rollout set.
+        cache: a folder for copies of files in object stores.
+        **options: keywords of `gaincurate.Schedule.start`; `align_to` defaults to a generation's prompts.
 
     Returns:
         The callback that was added to the trainer.
 
     Raises:
-        InputError: settings under which the trainer would train on other prompts than the plan's or than
-            were scored, or lose its position; one sentence each, with the fix. Or the run was opened with
-            other options, or the trainer's model has a trained adapter.
-        OutputError: no run is there.
+        InputError: with some settings, the trainer would train on prompts other than those planned or scored,
+            or lose its position; the error has a fix for each. Or the run was started with other options, or
+            the trainer's model has a trained adapter.
+        OutputError: the folder has no run.
         GaincurateError: the trainer's rows cannot be scored.
     """
     shape = shape_of(trainer)
@@ -142,21 +141,19 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
     refuse_group_sizes(live.run, "TRL")
-    without = ID not in trainer.train_dataset.column_names
-    if without:
-        trainer.train_dataset = with_ids(trainer.train_dataset, live.run)
-    refuse(see_prompts(trainer, live.run, live.ids, note), repr)
     values = ", ".join(f"{key}={value!r}" for key, value in changed.items())
     done = [f"set {values} in place of TRL's default"] if changed else []
-    if without:
+    if ID not in trainer.train_dataset.column_names:
+        trainer.train_dataset = with_ids(trainer.train_dataset, live.run)
         done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
+    refuse(see_prompts(trainer, live.run, live.ids, note), repr)
     if done:
         note(f"warning: {', and '.join(done)}")
     return Follower(trainer, live, Tap(trainer, shape, outcome, correct))
 
 
 def _plan_the_first(live: RunSession) -> None:
-    """Plan round 0 of a run that waits for its first references: training needs its rows."""
+    """Plan round 0 of a run that waited for its first references, because the trainer needs its rows."""
     if live.round < 0:
         live.open()
         live.close()
@@ -176,12 +173,12 @@ class Follower(transformers.TrainerCallback):
         tap.metrics = live.metrics()
         self._train = trainer.train
         trainer.train = self._train_from
-        sampler = RoundSampler(self._places, live.budget, tap.shape)
+        sampler = RoundSampler(lambda: places_of(trainer.train_dataset, self._ids), live.budget, tap.shape)
         trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
 
     def _train_from(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
-        """`trainer.train`, where True means the newest complete checkpoint of the current history."""
+        """`trainer.train`; `resume_from_checkpoint=True` is the newest checkpoint of the current history."""
         if resume_from_checkpoint is True:
             output = self._trainer.args.output_dir
             checkpoint = together(lambda: newest(output, self.live, self.shape), self._accelerator)
@@ -194,15 +191,13 @@ class Follower(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Move the run to the trainer's step."""
         if getattr(self._trainer, "_step", 0) % self.shape.repeats:
-            raise InputError(
-                "this trainer was interrupted inside a generation's window and would go on with the rollouts "
-                "of that time; make a new one."
-            )
+            raise InputError("the trainer has rollouts of an interrupted generation; make a new trainer.")
         self._tap.forget()
-        self._hear(together(lambda: self._begin(state.global_step), self._accelerator))
+        news = together(lambda: self._begin(state.global_step), self._accelerator)
+        self.round, self._ids, self._tap.metrics = news
 
-    def _begin(self, step: int) -> Json:
-        """Begin round 0 again, or return to the checkpoint if training can resume there exactly."""
+    def _begin(self, step: int) -> News:
+        """Restart round 0, or return the run to the checkpoint if training can resume there exactly."""
         live = self.live
         live.open()
         if step == 0:
@@ -219,7 +214,7 @@ class Follower(transformers.TrainerCallback):
         return self._news()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Plan the round that begins, if no checkpoint came between."""
+        """Plan the round that begins, unless `on_save` did."""
         self._turn(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -262,29 +257,21 @@ class Follower(transformers.TrainerCallback):
         self.live.close()
 
     def _turn(self, step: int) -> None:
-        """Plan the next round if this one is over."""
+        """Plan the next round if this one has ended."""
 
-        def turn() -> Json:
+        def turn() -> News:
             see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
             self.live.turn()
             return self._news()
 
         if self.round >= 0 and step >= (self.round + 1) * self._steps:
-            self._hear(together(turn, self._accelerator))
+            self.round, self._ids, self._tap.metrics = together(turn, self._accelerator)
 
-    def _news(self) -> Json:
-        live = self.live
-        round_ = -1 if live.finished else live.round
-        return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
-
-    def _hear(self, news: Json) -> None:
-        self.round, self._ids, self._tap.metrics = news["round"], news["ids"], news["metrics"]
-
-    def _places(self) -> list[int]:
-        return places_of(self._trainer.train_dataset, self._ids)
+    def _news(self) -> News:
+        return -1 if self.live.finished else self.live.round, self.live.ids, self.live.metrics()
 
     def _forget_orders(self, output: str) -> None:
-        """Keep the orders that a checkpoint could go back to."""
+        """Delete the run's orders that no checkpoint can go back to."""
         named = {self.live.state["order"]}
         folders = {Path(output), Path(self._resumed).parent if self._resumed else Path(output)}
         for _, path in (each for folder in folders for each in checkpoints(folder, layout_of("trl"))):
@@ -294,39 +281,37 @@ class Follower(transformers.TrainerCallback):
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
-    """The scored set of a run as rows for training: `prompt`, `gc_id` and the source's columns.
+    """The scored set of a run as training rows: `prompt`, `gc_id` and the source's columns.
 
     Args:
         run: the run's folder.
 
     Returns:
-        All rows of the set, `[rows]`, in its order; `prompt` is the chat messages as they were scored.
+        All rows of the set in order, `[rows]`; `prompt` has the chat messages that were scored.
 
     Raises:
-        OutputError: no run, or its scored set is gone.
+        OutputError: the folder has no run, or its scored set is missing.
     """
     opened = Run(run)
-    scored, config = opened.scored, opened.config
-    table = pa.concat_tables(scored.tables())  # memory-mapped, and not hashed: the manifest's hash will do
+    table = pa.concat_tables(opened.scored.tables())  # memory-mapped; the fingerprint is the manifest's hash
     schema = table.schema
-    whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=scored.manifest_hash)
+    whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=opened.scored.manifest_hash)
 
     def rows(batch: dict[str, list[Any]]) -> Any:
         few = pa.Table.from_pydict(batch, pa.schema([schema.field(name) for name in batch]))
-        made = training_rows(few, scored.identity, bare=config.bare, with_scores=config.with_scores)
-        return made.to_pydict()
+        return opened.shown(few).to_pydict()
 
     return whole.with_transform(rows)
 
 
 class RoundSampler(RepeatSampler):  # type: ignore[misc]
-    """A round's prompts as TRL repeats them, in the plan's order.
+    """A round's prompts in the plan's order, repeated as TRL repeats them.
 
-    All processes walk through the same sequence and take their slices of it. `places`, called when an epoch
-    begins, yields the rows of the round, `[budget]`.
+    All processes iterate over the same sequence and take their slices of it. `places` is called when an epoch
+    begins, and returns the rows of the round, `[budget]`.
     """
 
-    def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: Shape) -> None:
+    def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: BatchShape) -> None:
         super().__init__(range(budget), shape.group, shape.prompts, shape.repeats, shuffle=False)
         self._places = places
 
@@ -339,15 +324,19 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
     """The arguments with which an `AsyncGRPOTrainer` follows a run.
 
     `AsyncGRPOTrainer(model, args=args, **async_arguments("run", reward))`. Prompts come in the order of the
-    plans. Outcomes are the sums of the rewards, as TRL sums them.
+    plans. Outcomes are the sums of the rewards, as in TRL.
 
     Args:
         run: the run's folder.
-        reward_funcs: one or several that can be pickled: a module's functions, or instances of its classes.
-            The reward of an environment is not recorded.
+        reward_funcs: one or several reward functions that can be pickled: a module's functions, or instances
+            of its classes. The reward of an environment is not recorded.
 
     Returns:
-        `train_dataset`, `reward_funcs` and `callbacks`. Raises as `Run`, and InputError for group sizes.
+        `train_dataset`, `reward_funcs` and `callbacks`.
+
+    Raises:
+        InputError: the plans give prompts group sizes.
+        OutputError: the folder has no run.
     """
     refuse_group_sizes(Run(run), "TRL")
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
@@ -358,7 +347,7 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
 
 
 class _Sums:
-    """Reports the sums of a group's rewards when the last function, in whichever thread, has scored it."""
+    """Reports the sums of a group's rewards once all functions, which may run in threads, have scored it."""
 
     def __init__(self, dataset: RoundDataset, functions: int) -> None:
         self._dataset, self._functions = dataset, functions
@@ -374,9 +363,9 @@ class _Sums:
 
 
 class _Places(transformers.TrainerCallback):
-    """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
+    """Saves the position with each checkpoint, and restores it before the data set is sent to the worker.
 
-    TRL starts the worker in its own callback, which runs after those that the constructor was given.
+    TRL starts the worker in a callback of its own, which runs after the constructor's callbacks.
     """
 
     def __init__(self, dataset: RoundDataset) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from gaincurate.trainers.columns import Column, View
+from gaincurate.trainers.columns import ExportColumn, ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule, defaults_of
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.markers import json_or_none
+from gaincurate.trainers.markers import json_or_none, unreadable
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 from gaincurate.trainers.trl.batching import shape_in
 
@@ -21,22 +21,22 @@ _REWARD = {"reward_funcs": "reward.reward"}  # a function of the user's, named a
 DEFAULTS = defaults_of("trl")
 
 
-def tail(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A generation takes whole groups of several prompts; the rest of a round is dropped."""
+def tail(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The prompts of a generation must divide a round, or the rest of the round is dropped."""
     shape, budget = shape_in(settings), context.budget or 0
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
     for finding in common.tail(key, per_step=lambda _: shape.prompts)(settings, context):
         micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
         sizes = (size for size in range(1, shape.prompts + 1) if budget % size == 0)
         fits = [size for size in sizes if size * shape.group % micro == 0]
-        # Of a trainer that replays, its share says how many.
+        # A trainer that replays has a fixed number of prompts per generation.
         can_fix = fits and not settings["prompts_a_generation"]
         value = max(fits, default=0) * shape.group // (1 if key == "generation_batch_size" else micro)
         yield replace(finding, fix={key: value} if can_fix else {})
 
 
-def whole_steps(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A live round ends with an optimizer step; in segment mode the last step of a round is a shorter one."""
+def whole_steps(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A live round must end with an optimizer step; in segment mode, a round's last step may be shorter."""
     shape, key = shape_in(settings), "gradient_accumulation_steps"
     batches = (context.steps(shape.prompts) or 0) * shape.repeats
     if context.live and batches % shape.accumulation:
@@ -46,14 +46,14 @@ def whole_steps(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "uneven-steps", why, fix, severity="stops")
 
 
-def window(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A checkpoint inside a generation's window makes a resumed run generate it again, out of phase."""
+def window(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """No checkpoint may lie inside a generation's window, or a resume would generate it again."""
     key, every, shape = "save_steps", settings.number("save_steps"), shape_in(settings)
     if context.segment or settings["save_strategy"] != "steps" or not every:
         return
     if every < 1 and context.live:
         why = "it is a share of all steps, which may lie inside a generation's window"
-        steps = _steps(settings, context)  # to the end of the run, or of the first window
+        steps = _steps(settings, context)
         whole = steps * context.rounds if steps and context.rounds else shape.window
         yield find(settings, key, "window", why, {key: whole})
     elif every >= 1 and shape.inside(int(every)):
@@ -62,8 +62,8 @@ def window(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, key, "window", why, {key: math.ceil(every / shape.window) * shape.window})
 
 
-def ends_inside(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The last checkpoint of a live training is at its last step."""
+def ends_inside(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """The last step of a live training must not be inside a generation's window."""
     most, shape = settings.number("max_steps") or 0, shape_in(settings)
     if context.live and most > 0 and shape.inside(int(most)):
         why = f"it is inside a generation's window of {shape.repeats} micro-batches, where no resume is exact"
@@ -71,8 +71,8 @@ def ends_inside(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "max_steps", "window-end", why, fix)
 
 
-def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A run that scores again needs a checkpoint of its round's end."""
+def checkpoints(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A run that scores again needs a checkpoint at the end of its rounds."""
     strategy, every = settings["save_strategy"], settings.number("save_steps") or 0
     steps = _steps(settings, context)
     if not context.live or not context.read_every or not steps:
@@ -86,8 +86,8 @@ def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, keys, "checkpoint", why, fix, f"or save_steps to a divisor of {apart}", "stops")
 
 
-def logs(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The completions' file has the last generation only, which reports them unless an adapter does."""
+def logs(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """Each generation must be logged: a file of completions only has the last one."""
     every, shape = settings.number("logging_steps"), shape_in(settings)
     steps = max(1, shape.repeats // shape.accumulation)
     if not context.live and settings["log_completions"] and every and every > steps:
@@ -97,14 +97,14 @@ def logs(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "logging_steps", "logs", why, {"logging_steps": 1}, advice)
 
 
-def _is_unbounded(settings: Settings, context: Context) -> bool:
-    """Whether max_steps is not set, so that the passes over the rows count."""
+def _is_unbounded(settings: Settings, context: RuleContext) -> bool:
+    """Whether max_steps is not set, so that num_train_epochs applies."""
     most = settings["max_steps"]
     return not Settings.follows(most) and not (isinstance(most, int | float) and most > 0)
 
 
-def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
+def resumed(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """max_steps must grow with the rounds if a checkpoint restores the step counter."""
     if not context.segment or Settings.follows(settings["max_steps"], ("round",)):
         return
     if settings["resume_from_checkpoint"]:
@@ -115,20 +115,19 @@ def resumed(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, keys, "resumed-length", why, fix, advice)
 
 
-def _steps(settings: Settings, context: Context) -> int | None:
-    """Optimizer steps of one round."""
+def _steps(settings: Settings, context: RuleContext) -> int | None:
+    """The optimizer steps of one round."""
     shape = shape_in(settings)
     return shape.steps(context.budget) if context.budget is not None and shape.prompts else None
 
 
-def rewards(settings: Settings, context: Context) -> Iterator[Finding]:
-    """TRL's own reward functions and reward models report no outcomes; the doctor does not see a script's."""
-    own = settings["reward_funcs"] or []
-    own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
-    if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
+def rewards(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A reward function of the user's must report outcomes; the doctor does not see those in a script."""
+    names = settings["reward_funcs"] or []
+    users = [name for name in (names if isinstance(names, list) else [names]) if _is_own(str(name))]
+    if not context.segment or users or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return
-    advice = "a function that is given gc_id and appends a line to {outcomes}; where a script of your own "
-    advice += "passes it, give the doctor the line that starts the script"
+    advice = "a function that gets gc_id and appends to {outcomes}; if a script passes it, give its command"
     if settings["log_completions"]:
         yield find(settings, "reward_funcs", "log-without-id", "", _REWARD)
     else:
@@ -136,17 +135,17 @@ def rewards(settings: Settings, context: Context) -> Iterator[Finding]:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a reward function is imported from elsewhere than TRL."""
+    """Whether a reward function is imported from another package than TRL."""
     return "." in name and not name.startswith("trl.")
 
 
 passes = only(_is_unbounded, common.epochs("num_train_epochs"))
-length = only(  # in a process that begins at 0
+length = only(  # for a process whose steps begin at 0
     lambda settings, context: not context.segment or not settings["resume_from_checkpoint"],
     common.length("max_steps", _steps),
 )
 
-# Rules that replay asks for by name.
+# Rules that replay also uses.
 
 dealing = tuple(
     must(f"accelerator_config.{key}", False, "rows are dealt to processes in another way than groups need",
@@ -166,7 +165,7 @@ saves_anywhere = must("save_strategy", lambda value: value != "best",
     severity="stops", modes=LIVE, fix={"save_strategy": "steps"})  # fmt: skip
 
 RULES: tuple[Rule, ...] = (
-    # `trl grpo` names its data set; the doctor does not see that of a user's script.
+    # `trl grpo` has a setting for its data set; the doctor does not see the one in a user's script.
     only(lambda settings, _: settings.is_given("dataset_name"), common.rows("dataset_name", folder="with the "
         "round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`")),
     # The weights of a checkpoint that is resumed from replace the model's.
@@ -202,9 +201,9 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def _columns(view: View) -> dict[str, Column]:
+def _columns(view: ExportView) -> dict[str, ExportColumn]:
     columns = {"prompt": view.messages()}
-    # Every column reaches the reward function under its own name; only one inside a struct would not.
+    # Reward functions get every column by name, but not a column inside a struct.
     if view.id_in_answer or (view.answer and (view.options.answer_column or "." in view.answer)):
         columns["answer"] = view.gold(keeps_numbers=True)
     return columns
@@ -213,11 +212,9 @@ def _columns(view: View) -> dict[str, Column]:
 def _trainer_state(path: Path, step: int) -> str | None:
     """Rank 0 writes `trainer_state.json` after everything else."""
     file = path / "trainer_state.json"
-    if not file.is_file():
-        return f"{path} has no trainer_state.json, which is written last"
     state = json_or_none(file)
     if not isinstance(state, dict) or "global_step" not in state:
-        return f"{file} is not finished"
+        return unreadable(file) or f"{file} is not finished"
     saved = state["global_step"]
     return None if saved == step else f"{file} is of step {saved}, not {step}"
 

@@ -1,8 +1,7 @@
 """TRL's GRPO with rollout replay: a share of each batch is generated, the rest comes from the buffer.
 
-The trainer class overrides where TRL 1.16.0 generates and where it takes losses, nothing else. TRL's tensors
-become whole groups and are made of groups again. Log-probs of replayed rollouts are computed again under the
-policy of now, because the loss needs the ratio to the policy that generated them.
+The trainer class only overrides TRL 1.16.0's generation and loss. It converts TRL's tensors to groups and
+back. The loss needs the ratio of the current policy to the policy that generated a replayed rollout.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from gaincurate.core.files import digest_bytes, make_folder
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
-from gaincurate.replay.buffer import Plan, ReplayBuffer
+from gaincurate.replay.buffer import ReplayBuffer, ReplayPlan
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
-from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
@@ -40,10 +39,10 @@ from gaincurate.trainers.trl.rewards import judged, weighted
 
 Array = npt.NDArray[Any]
 Judged = Sequence[float | None]
-"""Rewards of rollouts, None for one that no reward function could judge."""
+"""Rewards of rollouts; None for a rollout that no reward function could judge."""
 
 _log = logging.getLogger("gaincurate")
-# Averaged between two logs; the others are current values.
+# These are averaged between two logs; the others are current values.
 _OF_A_STEP = ("share", "age_mean", "age_max", "overlap")
 _TEXT = "is more than text that the trainer itself generated, which is all that replay stores"
 _ALLOWED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -57,7 +56,7 @@ _ALLOWED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("rollout_func", (None,), _TEXT),
     ("_is_vlm", (False,), _TEXT),
 )
-"""The values of TRL's settings under which replay is right, the usual one first, and why."""
+"""TRL's settings with the values that replay supports, the usual one first, and the reason."""
 _REST = "with vLLM: its log-probs are of what is left after that, the trainer's of the whole vocabulary"
 _TWICE = "would correct twice: replay's ratios are against what vLLM sampled with"
 _ALLOWED_WITH_VLLM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -67,8 +66,8 @@ _ALLOWED_WITH_VLLM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("min_p", (None, 0), _REST),
     ("repetition_penalty", (1, None), _REST),
 )
-"""vLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
-_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
+"""Further settings with vLLM, whose log-probs must be of the distribution that the trainer computes."""
+_SHIFT, _MOVED = 16, 0.05  # tokens of padding in the test of log-probs, and their largest mean change
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +75,14 @@ class Replay:
     """The options of replay.
 
     Args:
-        capacity: prompts with their rollouts in the buffer at most, C; the paper's 256 and 512 are half and
-            the whole of its batch.
-        fresh_share: of a generation's prompts that are generated for, delta; the rest comes from the buffer.
+        capacity: C, the most groups in the buffer; the paper's 256 and 512 are half its batch and all of it.
+        fresh_share: delta, the share of a batch's groups that is generated; the rest is replayed.
         max_age: optimizer updates after which a group is not replayed; None for no limit.
-        clip: what a ratio is clipped around: `one`, or `old` for pi_old / pi_behaviour, which costs a forward
-            pass over what is replayed.
-        correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
-            shaped; the weighted sum of all, if not given.
-        begin_empty: resume also from a checkpoint of a trainer that did not replay.
+        clip: the centre of the clip: `one`, or `old` for pi_old / pi_behaviour, which costs a forward pass
+            over replayed rollouts.
+        correct: the name of the reward function for correctness, 0 to 1, if rewards are shaped; default: the
+            weighted sum of all.
+        begin_empty: resume with an empty buffer from a checkpoint that has none.
     """
 
     capacity: int
@@ -96,23 +94,23 @@ class Replay:
 
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
-    """The sizes of the buffer for a trainer; raises InputError under which nothing would be replayed."""
+    """The sizes of the buffer for a trainer; raises InputError if no group would ever be replayed."""
     args, size = trainer.args, trainer.num_generations
     batch = args.generation_batch_size // size
     return ReplayConfig(batch, size, replay.capacity, replay.fresh_share, replay.max_age, args.seed)
 
 
 def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
-    """Refuse settings under which rollouts would be replayed wrongly, or that do not work with it yet."""
+    """Raise InputError for settings that replay does not support, with a sentence and a fix for each."""
     rules = (*dealing, *optimizer, window, saves_anywhere)
-    shared, _ = ask(rules, resolved(trainer), Context("live"))
+    shared, _ = ask(rules, resolved(trainer), RuleContext("live"))
     refuse([*_findings(trainer, replay, config), *shared], repr)
 
 
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
     stop = partial(stops, "replay")
     if replay.clip not in get_args(Clip):
-        yield stop(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
+        yield stop(f"clip={replay.clip!r} is unknown; it must be one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
@@ -138,7 +136,7 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
 
 
 class Row(NamedTuple):
-    """One rollout without padding. `logprobs` is of the behaviour policy, 0 where the mask is False."""
+    """One rollout without padding. `logprobs` is of the behaviour policy, and 0 if the mask is False."""
 
     gc_id: str
     prompt_ids: Array
@@ -152,26 +150,26 @@ class Row(NamedTuple):
 def rows_of(
     inputs: Sequence[Mapping[str, Any]], completions: Sequence[Sequence[int]], output: Mapping[str, Any]
 ) -> list[Row]:
-    """The rollouts that this process generated, `[local]`, without log-probs yet.
+    """The rollouts that this process generated, `[local]`, still without log-probs.
 
-    `inputs` are the dataset's rows, `completions` the token ids without padding, one each a rollout, and
-    `output` is that of TRL's `_generate_and_score_completions`.
+    `inputs` has a row of the dataset for each rollout, `completions` its token ids without padding, and
+    `output` is the result of TRL's `_generate_and_score_completions`.
     """
     prompts, prompt_mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
     mask = output["completion_mask"].cpu().numpy().astype(bool)
     advantages = output["advantages"].float().cpu().tolist()
     rows = []
-    for place, given in enumerate(inputs):
+    for place, source in enumerate(inputs):
         prompt = prompts[place][prompt_mask[place]].numpy().astype(np.int32)
         ids = np.asarray(completions[place], np.int32)
-        gc_id = str(given[ID]) if ID in given else digest_bytes(prompt.tobytes())
+        gc_id = str(source[ID]) if ID in source else digest_bytes(prompt.tobytes())
         none = np.zeros(len(ids), np.float32)
         rows.append(Row(gc_id, prompt, ids, mask[place, : len(ids)], none, advantages[place]))
     return rows
 
 
 def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
-    """The rows with the behaviour policy's log-probs; a token that has none is left out of the loss."""
+    """The rows with the behaviour policy's log-probs; tokens without one are masked out of the loss."""
     scored = []
     for row, given in zip(rows, logprobs, strict=True):
         mask = row.mask & np.isfinite(given)
@@ -180,7 +178,7 @@ def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
 
 
 def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
-    """`[rows, tokens]` without the padding on the right, as float32."""
+    """The rows of `[rows, tokens]` without the padding on the right, as float32 arrays."""
     whole = padded.detach().float().cpu().numpy()
     return [whole[place, : len(row.completion_ids)] for place, row in enumerate(rows)]
 
@@ -190,24 +188,24 @@ def groups_of(
 ) -> list[RolloutGroup | None]:
     """The groups of a generation, `[groups]`; None for one with a rollout that could not be judged.
 
-    `rows` are of all processes in their order, `[groups * size]`, `rewards` and `correct` (0 to 1) of the
-    same rollouts, None where not judged, and `about` has the other fields of the groups. Raises OutcomeError
-    where the numbers do not fit, a group has several prompts, or a correctness is outside 0 to 1.
+    `rows`, `rewards` and `correct` (0 to 1) are of all processes in order, `[groups * size]`, None if not
+    judged, and `about` has the other fields of the groups. Raises OutcomeError if the numbers do not fit, a
+    group has several prompts, or a correctness is outside 0 to 1.
     """
     if len(rows) != len(rewards) or len(rows) % size:
         raise OutcomeError(
-            f"{len(rows)} rollouts came with {len(rewards)} rewards, which do not make groups of {size}: has "
-            "something put itself between the trainer and its reward functions?"
+            f"{len(rows)} rollouts came with {len(rewards)} rewards, which do not make groups of {size}: is "
+            "there a wrapper between the trainer and its reward functions?"
         )
     groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
-        own = slice(start, start + size)
-        values = [[value for value in each[own] if value is not None] for each in (rewards, correct)]
+        part = slice(start, start + size)
+        values = [[value for value in each[part] if value is not None] for each in (rewards, correct)]
         if min(map(len, values)) < size:
             groups.append(None)
             continue
-        _check(rows[own], values[1])
-        names, prompts, ids, masks, logprobs, advantages, _ = zip(*rows[own], strict=True)
+        _check(rows[part], values[1])
+        names, prompts, ids, masks, logprobs, advantages, _ = zip(*rows[part], strict=True)
         given, right, advantage = map(np.asarray, (*values, advantages))
         group = RolloutGroup(names[0], prompts[0], ids, masks, logprobs, given, right, advantage, **about)
         groups.append(group)
@@ -220,19 +218,19 @@ def _check(part: Sequence[Row], correct: Sequence[float]) -> None:
         if row.gc_id != first.gc_id or not np.array_equal(row.prompt_ids, first.prompt_ids):
             raise OutcomeError(
                 f"the {len(part)} rollouts of a group are of {first.gc_id!r} and of {row.gc_id!r}: the rows "
-                "come in another order than TRL's sampler gives them, so no advantage means anything.",
+                "are not in the order of TRL's sampler, so advantages are wrong.",
                 gc_id=first.gc_id,
             )
     if wrong := [value for value in correct if not 0 <= value <= 1]:
         raise OutcomeError(
-            f"a reward of {first.gc_id!r} is {wrong[0]:g}, and whether a group is worth keeping is seen from "
-            "raw correctness, 0 to 1: name the reward function that says it, Replay(..., correct=NAME).",
+            f"a reward of {first.gc_id!r} is {wrong[0]:g}, and replay needs correctness from 0 to 1: name "
+            "its reward function, Replay(..., correct=NAME).",
             gc_id=first.gc_id,
         )
 
 
 def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
-    """The stored rollouts, group by group."""
+    """The rollouts of stored groups, group by group."""
     return [
         Row(group.gc_id, group.prompt_ids, ids, mask, logprobs, float(advantage), replayed=True)
         for group in groups
@@ -241,12 +239,12 @@ def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
 
 
 def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """The rows, `[local]`, as TRL batches them: prompts padded on the left, completions on the right.
+    """The rows, `[local]`, as a batch of TRL: prompts are padded on the left, completions on the right.
 
     Returns:
         `prompt_ids`, `prompt_mask`, `completion_ids`, `completion_mask`, `tool_mask` of int64 and
         `behaviour_logps` of float32, `[local, length]` each; `advantages` of float32 and `replayed` of bool,
-        `[local]`. What is attended to is in `completion_mask`, what counts in the loss in TRL's `tool_mask`.
+        `[local]`. `completion_mask` is for attention, and TRL's `tool_mask` for the loss.
     """
     fill = trainer._tokenizer.pad_token_id
     prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
@@ -266,7 +264,7 @@ def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 def padded(
     trainer: Any, values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right"
 ) -> torch.Tensor:
-    """Ragged values by token as the trainer pads them, `[local, length]`."""
+    """Ragged values by token, padded as by the trainer, `[local, length]`."""
     tensors = [torch.tensor(each, dtype=kind) for each in values]
     whole: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
     return whole
@@ -286,26 +284,24 @@ def forward(trainer: Any, rows: Sequence[Row]) -> list[Array]:
 
 
 def refuse_padding(trainer: Any, row: Row) -> None:
-    """Refuse a model whose log-probs of a rollout move with padding in front: its positions are absolute."""
-    shift = max(_SHIFT, trainer.pad_to_multiple_of or 0)  # less might be padding already
+    """Raise InputError if padding in front of a rollout changes its log-probs: positions are absolute."""
+    shift = max(_SHIFT, trainer.pad_to_multiple_of or 0)  # a smaller shift might equal padding that exists
     longer = row._replace(prompt_ids=np.append(np.repeat(row.prompt_ids[:1], shift), row.prompt_ids))
     (plain,), (moved, _) = forward(trainer, [row]), forward(trainer, [row, longer])
     change = float(abs(plain - moved).mean()) if len(plain) else 0.0
     if change > _MOVED:
         raise InputError(
-            f"the model's log-probs move by {change:.2g} with {shift} tokens of padding in front, so a "
-            "rollout replayed among other prompts would have other ratios: take a model with relative "
-            "positions."
+            f"the model's log-probs move by {change:.2g} with {shift} tokens of padding in front, so "
+            "replayed rollouts would have other ratios: take a model with relative positions."
         )
 
 
 class Replays:
     """A mixin: `class Trainer(Replays, GRPOTrainer)` takes `replay=` and replays.
 
-    Every process holds the same buffer: it puts together what all generated, and draws by the same seed.
-
+    Every process has the same buffer: it gathers the groups of all processes, and draws with the same seed.
     `prompts_a_generation` counts the distinct prompts that a step generates for, on all processes together.
-    Raises an InputError with a sentence for each setting under which rollouts would be replayed wrongly.
+    Raises an InputError with a sentence for each setting that replay does not support.
     """
 
     def __init__(self, *args: Any, replay: Replay, **options: Any) -> None:
@@ -320,10 +316,10 @@ class Replays:
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
 
-    # What is generated: the share of a batch that is not replayed.
+    # Generation of the fresh share of a batch.
 
     def get_train_dataloader(self: Any) -> Any:
-        """TRL's, with batches of the fresh rollouts alone."""
+        """TRL's data loader, with batches of only the fresh rollouts."""
         rollouts = self.prompts_a_generation * self.num_generations
         return self._get_dataloader(
             dataset=self.train_dataset,
@@ -353,7 +349,7 @@ class Replays:
             self._padding_is_harmless = True
         around_old, known = self._replay.clip == "old", output.get("old_per_token_logps")
         old: list[Array] = []
-        if around_old or not self.use_vllm:  # TRL has them already where a generation feeds several steps
+        if around_old or not self.use_vllm:  # TRL computes them if a generation is used for several steps
             old = forward(self, fresh) if known is None else ragged(known, fresh)
         sampled = ragged(output["sampling_per_token_logps"], fresh) if self.use_vllm else old
         fresh = with_logprobs(fresh, sampled)
@@ -375,14 +371,12 @@ class Replays:
         if (text := warning(self.buffer)) is not None and self.accelerator.is_main_process:
             _log.warning("%s", text)
 
-    def _plan(self: Any) -> Plan:
-        """The step's plan, which every process makes for itself, and the same."""
-        plan: Plan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
+    def _plan(self: Any) -> ReplayPlan:
+        """The step's plan; every process makes the same one, or OutputError is raised."""
+        plan: ReplayPlan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
         drawn = gather_object([[group.key for group in plan.replayed]])
         if any(keys != drawn[0] for keys in drawn):
-            raise OutputError(
-                "the processes' replay buffers are not the same any more: resume from the last checkpoint."
-            )
+            raise OutputError("the processes' replay buffers differ: resume from the last checkpoint.")
         return plan
 
     def _calculate_rewards(self: Any, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
@@ -409,13 +403,13 @@ class Replays:
             logprobs_of="sampled" if self.use_vllm else "tempered",
         )
 
-    # What is trained on.
+    # Training on fresh and replayed rollouts.
 
     def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
-        """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL.
+        """TRL's generation batch: fresh rows, then replayed ones. TRL shuffles and splits it.
 
-        TRL clips pi / `old_per_token_logps` around 1. With the behaviour policy's log-probs in their place,
-        that is the paper's loss (arXiv 2506.05316, section 2.2).
+        TRL clips pi / `old_per_token_logps` around 1. With the behaviour policy's log-probs as
+        `old_per_token_logps`, this is the paper's loss (arXiv 2506.05316, section 2.2).
         """
         batch = batched(self, rows)
         behaviour = batch["old_per_token_logps"] = batch["behaviour_logps"]
@@ -452,7 +446,7 @@ class Replays:
             logged["replay/ratio_max"].append(largest)
             logged["replay/ratio_ess"].append(total**2 / (count * squares))
 
-    # Checkpoints: the state is written before the file that makes one whole.
+    # Checkpoints: the state is written before the file that marks a checkpoint as complete.
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         if self.args.should_save:
@@ -469,13 +463,12 @@ class Replays:
         for group in self.buffer.groups:
             if group.temperature != self.temperature or group.top_p != self.top_p:
                 raise InputError(
-                    f"{checkpoint} has rollouts that were sampled with temperature {group.temperature:g} and "
-                    f"top_p {group.top_p:g}, and the trainer samples with {self.temperature:g} and "
-                    f"{self.top_p:g}: put the settings back."
+                    f"{checkpoint} has rollouts with temperature {group.temperature:g} and top_p "
+                    f"{group.top_p:g}, not {self.temperature:g} and {self.top_p:g}: restore these settings."
                 )
 
     def train(self: Any, *args: Any, **options: Any) -> Any:
-        """TRL's, with an empty buffer or a checkpoint's."""
+        """TRL's `train`, with an empty buffer or a checkpoint's."""
         self.buffer = ReplayBuffer(self.buffer.config)
         return super().train(*args, **options)  # type: ignore[misc]
 

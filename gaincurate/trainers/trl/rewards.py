@@ -1,4 +1,4 @@
-"""Listens to the reward functions of a TRL trainer, so that their rewards become a run's outcomes."""
+"""Records the rewards of a TRL trainer's reward functions, so that they become a run's outcomes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.trainers.session import reward_of
-from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.batching import BatchShape
 
 Reward = Callable[..., Any]
 Hear = Callable[[list[Any], Mapping[str, Any]], None]
-"""Takes the rewards of a call, `[rollouts]`, and the columns that it was given."""
+"""Takes the rewards of a call, `[rollouts]`, and the call's columns."""
 
 
 class Heard:
-    """A reward function, under its name, whose rewards `hear` gets; pickled where both of them can be."""
+    """A reward function with the same name that also passes its rewards to `hear`; it can be pickled."""
 
     def __init__(self, function: Reward, hear: Hear, name: str) -> None:
         self.function, self._hear, self.__name__ = function, hear, name
 
     def __call__(self, **columns: Any) -> Any:
-        """As TRL calls reward functions."""
+        """Call the reward function as TRL does, and pass on its rewards."""
         return self._pass_on(self.function(**columns), columns)
 
     def _pass_on(self, rewards: Any, columns: Mapping[str, Any]) -> list[Any]:
@@ -42,26 +42,25 @@ class _HeardLater(Heard):
 
 
 def heard(function: Reward, hear: Hear) -> Heard:
-    """What TRL calls in place of the reward function; it is asynchronous where that one is."""
+    """A replacement for a reward function that passes its rewards to `hear`; asynchronous if that one is."""
     plain = function
     while isinstance(plain, partial):
         plain = plain.func
     is_later = any(map(inspect.iscoroutinefunction, (plain, getattr(plain, "__call__", None))))  # noqa: B004
-    return (_HeardLater if is_later else Heard)(
-        function, hear, getattr(plain, "__name__", type(plain).__name__)
-    )
+    name = getattr(plain, "__name__", type(plain).__name__)
+    return (_HeardLater if is_later else Heard)(function, hear, name)
 
 
 def judged(reward: Any) -> float | None:
-    """A reward function's value as a float; None where it could not judge, in TRL's words None or NaN."""
+    """A reward as a float; None if the function could not judge, for which TRL has None or NaN."""
     number = math.nan if reward is None else float(reward)
     return None if math.isnan(number) else number
 
 
 def weighted(weights: Iterable[float], rewards: Iterable[Any]) -> float | None:
-    """The sum of a rollout's rewards as TRL weighs them, `[functions]` both; where not finite, infinity.
+    """The weighted sum of a rollout's rewards as in TRL, `[functions]` both; infinity if it is not finite.
 
-    A function that could not judge is left out, and the sum is None where none could.
+    A function that could not judge is left out; the sum is None if no function could.
     """
     judgements = zip(weights, map(judged, rewards), strict=True)
     parts = [weight * reward for weight, reward in judgements if reward is not None]
@@ -72,15 +71,15 @@ def weighted(weights: Iterable[float], rewards: Iterable[Any]) -> float | None:
 
 
 class Tap:
-    """The rewards of a trainer's generations on this process, until `drain`.
+    """Collects the rewards of a trainer's generations on this process, until `drain`.
 
-    The trainer's `reward_funcs` are replaced. `outcome` names the functions whose weighted sum is the reward,
-    None for all, and `correct` one whose value says whether an answer is right, in [0, 1]. `check` saw them.
-    `metrics` are numbers for the trainer's own logs, under `gaincurate/`.
+    It replaces the trainer's `reward_funcs`. `outcome` names the functions whose weighted sum is the reward,
+    None for all, and `correct` the function for correctness, in [0, 1]; `check` has checked both. `metrics`
+    go to the trainer's logs, under `gaincurate/`.
     """
 
     def __init__(
-        self, trainer: Any, shape: Shape, outcome: str | Sequence[str] | None, correct: str | None
+        self, trainer: Any, shape: BatchShape, outcome: str | Sequence[str] | None, correct: str | None
     ) -> None:
         self.metrics: Mapping[str, float] = {}
         names = list(trainer.reward_func_names)
@@ -102,7 +101,7 @@ class Tap:
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
-        """Around evaluations: Unsloth puts the model into training mode before their rewards too."""
+        """Mark evaluations, because Unsloth sets the model to training mode before their rewards too."""
         self._evaluates = True
         try:
             yield
@@ -113,10 +112,7 @@ class Tap:
         if self._evaluates:
             return
         if ID not in columns:
-            raise InputError(
-                f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows that "
-                "were exported with their ids."
-            )
+            raise InputError(f"rows have no {ID}: use gaincurate.trainers.trl.dataset(run) or exported rows.")
         self._calls[name].append([judged(reward) for reward in rewards])
         if name == next(iter(self._calls)):
             self._rows.append((list(columns[ID]), [len(ids) for ids in columns["completion_ids"]]))
@@ -130,7 +126,7 @@ class Tap:
             calls.clear()
 
     def drain(self, step: int) -> list[Json] | None:
-        """This process's new outcome lines, first used by optimizer step `step`, from 1; None without any."""
+        """This process's new outcomes, first used by optimizer step `step`, from 1; None if there is none."""
         if not self._rows:
             return None
         lines: list[Json] = []

@@ -1,11 +1,10 @@
-"""Prepares a trainer and its run for `attach`: its settings, the ids of its rows, a scored set and the run.
+"""Prepares a trainer and its run for `attach`: settings, ids of rows, the scored set and the run.
 
-A setting at TRL's default counts as not chosen, because TRL does not record which settings a script wrote: it
-is changed where it breaks the plan, and other settings are refused before anything is scored.
+A setting at TRL's default counts as not chosen, because TRL does not record which settings a script sets. It
+is changed if it breaks the plan; other settings are refused before anything is scored.
 
-Prompts are compared with the scored ones as token ids: the same messages make other prompts with other
-variables of the template. The trainer's tokenizer makes both sides, so a set that another model scored can be
-trained on.
+Prompts are compared with the scored ones as token ids, because template variables change prompts. The
+trainer's tokenizer makes both, so that another model may have scored the set.
 """
 
 from __future__ import annotations
@@ -36,23 +35,23 @@ from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.ids import content_ids
-from gaincurate.trainers.doctor.findings import Context, Finding, ask
-from gaincurate.trainers.trl.batching import Shape, resolved
+from gaincurate.trainers.doctor.findings import Finding, RuleContext, ask
+from gaincurate.trainers.trl.batching import BatchShape, resolved
 from gaincurate.trainers.trl.checks import places_of, stops
 from gaincurate.trainers.trl.profile import DEFAULTS, RULES
 
-# A trainer reads these when training begins, so they can be changed after its construction.
+# A trainer reads these when the training begins, so they can be changed after its construction.
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
 TOOLS = "tools"  # the column of JSON schemas that scoring renders into a prompt
-_COMPARED = 1024  # prompts of a round
+_COMPARED = 1024  # prompts of a round whose tokens are compared
 _ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
 _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 
 
-def set_defaults(trainer: Any, context: Context) -> Json:
-    """Change the settings at TRL's default that break the plan to the rules' fixes; the new values."""
+def set_defaults(trainer: Any, context: RuleContext) -> Json:
+    """Change settings at TRL's default that break the plan to the rules' fixes; returns the new values."""
     changed: Json = {}
-    for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
+    for _ in _SETTABLE:  # one fix may require another: a window, then a round's end
         for finding in ask(RULES, resolved(trainer), context)[0]:
             settings = resolved(trainer)
             free = all(
@@ -67,13 +66,13 @@ def set_defaults(trainer: Any, context: Context) -> Json:
 
 
 def config_of(
-    shape: Shape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
+    shape: BatchShape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
 ) -> ScheduleConfig | None:
-    """The options of the run to open, or None where `attach` got no more than a folder to follow.
+    """The options of the run to open, or None if `attach` only got a folder to follow.
 
-    `required` has `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
-    options make the budget needs none. The other arguments are those of `attach`. Raises InputError where one
-    of the three is missing, or an option has a wrong value.
+    `required` has `strategy`, `budget` and `rounds`, None if not given. A strategy whose options determine
+    the budget needs no budget. The other arguments are those of `attach`. Raises InputError if one of the
+    three is missing, or an option has a wrong value.
     """
     if set(required.values()) == {None} and not options and score is None:
         return None
@@ -83,16 +82,15 @@ def config_of(
         required["budget"] = own.round_size(required["budget"])
     if missing := [name for name, value in required.items() if value is None]:
         raise InputError(
-            f"attach() opens a run where strategy=, budget= and rounds= are given: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
-            "its folder alone."
+            f"attach() opens a run if strategy=, budget= and rounds= are given: {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing. To follow an existing run, give its folder."
         )
     defaults = {"align_to": shape.prompts, "scored": f"{run}-scored"}
     return checked(ScheduleConfig, {**defaults, **required, **options, "run": run}, keywords=True)
 
 
 def see_same(run: Run, config: ScheduleConfig) -> None:
-    """Refuse to follow a run that was opened with other options than those given now."""
+    """Raise InputError if a run was opened with other options than those given now."""
     kind, there = base.load(config.strategy), dict(run.facts["config"])
     own = base.check_options(config.strategy, kind, config.options).model_dump(mode="json")
     given = config.model_dump(mode="json", include=config.model_fields_set - {"run", "scored", "options"})
@@ -100,10 +98,9 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
         given, there = given | {name: own[name] for name in config.options}, there | there["options"]
     changed = {name: value for name, value in given.items() if there.get(name) != value}
     if changed:
-        differing = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
+        changes = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
         raise InputError(
-            f"{run.folder} was opened with {differing}. Give what it was opened with, its folder "
-            "alone, or the folder of a new run."
+            f"{run.folder} was opened with {changes}. Give that, only its folder, or a new folder."
         )
 
 
@@ -112,7 +109,7 @@ def open_run(
 ) -> None:
     """Score the trainer's rows unless `config.scored` is a finished set, and open the run.
 
-    Of a run that is there only the options are compared. Raises as `attach`.
+    If the run exists, only its options are compared. Raises as `attach`.
     """
     given = None if references is None else Path(references)
     if (config.run / RUN).exists():
@@ -128,7 +125,7 @@ def open_run(
 
 
 def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> None:
-    """Run `gaincurate score` in a separate process, like re-scorings, so its memory is released."""
+    """Run `gaincurate score` in a separate process, as for re-scorings, so that its memory is released."""
     model, rows = model_of(trainer), trainer.train_dataset
     given = {"prompt_column": PROMPT, "template_kwargs": trainer.chat_template_kwargs, **score}
     work = out.with_name(f"{out.name}.work")
@@ -138,7 +135,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
     except InputError as error:
         raise InputError(f"score={dict(score)!r}: {error}") from error
     see_adapters(trainer)
-    # TRL renders the trainer's tools into every prompt, and no tools of rows.
+    # TRL renders the trainer's tools into every prompt, but not the tools of rows.
     rows = rows.remove_columns([name for name in rows.column_names if name == TOOLS])
     if tools := schemas_of(trainer):
         rows = rows.add_column(TOOLS, [json.dumps(tools)] * len(rows))
@@ -153,16 +150,15 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
             run_command(command, environment={}, log=log, lock=lock)
     except TrainerError as error:
         raise GaincurateError(
-            f"scoring the trainer's rows failed: {last_line(log) or 'it wrote nothing'} (log: {log}). What "
-            "was scored is kept. Run the script again to go on. Options of gaincurate score go into "
-            "score={...}.",
+            f"scoring the trainer's rows failed: {last_line(log) or 'it wrote nothing'} (log: {log}). Scores "
+            "are kept. Run the script again to continue. score={...} takes options of gaincurate score.",
             log=str(log),
         ) from error
     shutil.rmtree(work)  # the set has every column of the rows
 
 
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
-    """The differences between the prompts of TRL and the scored ones, of the first 1,024 of a round's ids."""
+    """Findings on prompts that TRL renders differently than scored, among the round's first 1,024 ids."""
     places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
     yield from _see_tools(trainer, run, note)
@@ -212,14 +208,14 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
 
 
 def _tokens(tokenizer: Any, prompt: Any, options: Mapping[str, Any]) -> list[int]:
-    """Token ids of a prompt as TRL 1.16.0 renders it without tools (`_tokenize_prompts`), `[tokens]`."""
+    """The token ids of a prompt, `[tokens]`, as in TRL 1.16.0 without tools (`_tokenize_prompts`)."""
     if isinstance(prompt, str):
         return list(tokenizer(text=prompt)["input_ids"])
     return list(tokenizer.apply_chat_template(prompt, return_dict=True, **options)["input_ids"])
 
 
 def schemas_of(trainer: Any) -> list[Json]:
-    """The JSON schemas of the tools that TRL renders into every prompt; none of RLOO, which has no tools."""
+    """The JSON schemas of the tools that TRL renders into every prompt; empty for RLOO, which has none."""
     return [get_json_schema(tool) for tool in getattr(trainer, "tools", None) or []]
 
 
@@ -241,36 +237,35 @@ def _see_tools(trainer: Any, run: Run, note: Note) -> Iterator[Finding]:
 
 
 def model_of(trainer: Any) -> str:
-    """The name that the trainer's model was loaded by, with its revision where it is of the Hub."""
+    """The name by which the trainer's model was loaded, with its revision if it is from the Hub."""
     config = trainer.model.config
     name, revision = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
     if not name:
         raise InputError(
             "the trainer's model was not loaded by a name, so no other process can score with it. Save "
-            "it and give its folder to GRPOTrainer, or give scored= with a set that `gaincurate score` made."
+            "it and give its folder to GRPOTrainer, or give scored= with a set from `gaincurate score`."
         )
     return name if revision is None or Path(name).exists() else f"{name}@{revision}"
 
 
 def see_adapters(trainer: Any) -> None:
-    """Refuse to score by the name of a base model whose adapters in the trainer are trained already."""
+    """Raise InputError if the trainer's adapters are trained, because scoring would use the base model."""
     configs = getattr(trainer.model, "peft_config", {}).values()
     if not {getattr(config, "init_lora_weights", True) for config in configs} <= {True, False, "gaussian"}:
-        return  # a kind that begins with a part of the model's weights
+        return  # an initialization from the model's weights, in which lora_B is not 0
     for key, value in trainer.model.named_parameters():
         if ".lora_B." in key and value.any():
             raise InputError(
-                f"the trainer's model has a trained adapter ({key}), and only its base would be scored. Save "
-                "the merged model and give its folder to the trainer, or give scored= with a set that "
-                "`gaincurate score` made with these weights."
+                f"the trainer's model has a trained adapter ({key}), and only its base would be scored. Give "
+                "the trainer a folder with the merged model, or give scored= with a set of these weights."
             )
 
 
 def with_ids(rows: Dataset, run: Run) -> Dataset:
-    """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
+    """The trainer's rows with the ids of the run's scored set, `gc_id`.
 
-    An id is a hash of what a row asks and its answer, or the set's column of ids, so the order of the rows
-    does not matter. Raises InputError where they lack a column, or the set was scored with further messages.
+    An id is a hash of a row's prompt and answer, or in the set's column of ids, so rows may have any order.
+    Raises InputError if they lack a column, or the set was scored with further messages.
     """
     identity = run.scored.identity
     source, added = identity["source"], identity.get("segmentation", {})
@@ -282,10 +277,7 @@ def with_ids(rows: Dataset, run: Run) -> Dataset:
     answer, id_column = source.get("answer_column"), source.get("id_column")
     needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
     if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
-        raise InputError(
-            f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
-            f"set by: {_ADVICE}."
-        )
+        raise InputError(f"train_dataset has no {ID} and no {', '.join(missing)} to find it by: {_ADVICE}.")
     columns = Columns(PROMPT, answer, id_column, note="")
     heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))
     table = rows.select_columns(heads).with_format("arrow")[:]

@@ -1,8 +1,7 @@
-"""verl 0.9.1 follows a run by configuration alone: its dataset, its replay buffer, its checkpoint callback.
+"""verl 0.9.1 follows a run by settings only, with our dataset, replay buffer and checkpoint callback.
 
-verl builds the callback first, with all settings, then the replay buffer, then the datasets. What they share
-is in `run.py`. Each is verl's own class with the run's rows, ids and places put in, so verl trains as it
-always does.
+verl builds the callback first, with all settings, then the replay buffer, then the datasets. They share the
+state in `run.py`. Each is a subclass of verl's class that adds the run's rows, ids and places.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ __all__ = ["RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides"]
 
 
 class RunDataset(RLHFDataset):  # type: ignore[misc]
-    """verl's dataset with a round's rows for the training files, and as it is for all other files.
+    """verl's dataset, with a round's rows in place of training files; other files are unchanged.
 
-    Position i is the i-th prompt of the newest round; an epoch is a round. What a row yields is what
-    `RLHFDataset` makes of it; `extra_info` has `gc_id` and `gc_round`.
+    Position i is the i-th prompt of the newest round, and an epoch is a round. `RLHFDataset` processes the
+    rows; `extra_info` has `gc_id` and `gc_round`.
 
-    `data_files` is the run's folder, or for validation files as verl knows them. `gaincurate.data_source` and
+    `data_files` is the run's folder, or for validation verl's files. `gaincurate.data_source` and
     `gaincurate.answer_column` in `config`, verl's `data`, are for rows without `data_source` or
-    `reward_model`. Raises InputError where no run is given, or the checkpoint callback is not set.
+    `reward_model`. Raises InputError if no run is given, or the checkpoint callback is not set.
     """
 
     def __init__(self, data_files: Any, tokenizer: Any, config: DictConfig, *args: Any, **more: Any) -> None:
         run = run_in(data_files)
-        if run is None:  # of validation: the training's files are a run
+        if run is None:  # for validation; the training's files must be a run
             run_of(config)
         self.training: Training | None = current(run) if run is not None else None
         super().__init__(data_files, tokenizer, config, *args, **more)
@@ -56,16 +55,15 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
         if self.training is None:
             super()._read_files_and_tokenize()
             return
-        own = self.config.get("gaincurate") or {}
-        rows = self.training.rows(own.get("answer_column"), own.get("data_source"))
+        names = self.config.get("gaincurate") or {}
+        rows = self.training.rows(names.get("answer_column"), names.get("data_source"))
         self.dataframe = datasets.Dataset.from_list(rows)
         short = set(self.maybe_filter_out_long_prompts(self.dataframe)[ID])
         if dropped := [row[ID] for row in rows if row[ID] not in short]:
             raise InputError(
                 f"data.filter_overlong_prompts=True drops {len(dropped)} prompts of round "
-                f"{self.training.live.round}, {dropped[0]} first: they have more than "
-                f"data.max_prompt_length={self.max_prompt_length} tokens, and a round is trained whole. Set "
-                "data.max_prompt_length higher, and resume."
+                f"{self.training.live.round}, {dropped[0]} first, with more than data.max_prompt_length="
+                f"{self.max_prompt_length} tokens. Set data.max_prompt_length higher, and resume."
             )
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -75,15 +73,15 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
         return row
 
     def __getstate__(self) -> dict[str, Any]:
-        # verl's filter counts tokens in another process, which must not hold the run.
+        # verl's filter counts tokens in another process, which must not lock the run.
         return {**super().__getstate__(), "training": None}
 
     def state_dict(self) -> Json:
-        """The place, which `StatefulDataLoader` puts into data.pt; empty for validation."""
+        """The place in the run, which `StatefulDataLoader` saves in data.pt; empty for validation."""
         return self.training.state() if self.training is not None else {}
 
     def load_state_dict(self, state: Json) -> None:
-        """Go back to a place."""
+        """Return the run to a saved place."""
         if self.training is not None:
             self.training.restore(state)
             self._read_files_and_tokenize()
@@ -93,11 +91,11 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """verl's synchronous replay buffer, which also reports each training batch's rewards to the run.
 
     The reward of a rollout is the sum of its `rm_scores`, before any KL penalty. A prompt whose rollouts all
-    failed is reported as one that could not be judged. Nothing is filtered.
+    failed is reported as not judged. No rollout is filtered.
     """
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """As verl's, with the run's metrics; raises InputError where verl and the run are at other steps."""
+        """Sample as verl does, and add the run's metrics; raises InputError if the run is at another step."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "val":
             return batch, metrics
@@ -108,9 +106,9 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
 
 def rollouts_of(batch: Any) -> list[Json]:
-    """The outcomes in a sampled batch, a line a rollout; keys are `{uid}_{session}_{index}`.
+    """The outcomes of a sampled batch, one per rollout; keys are `{uid}_{session}_{index}`.
 
-    A rollout of several turns may be several trajectories; each has the rollout's whole reward.
+    A rollout of several turns may have several trajectories, each with the rollout's whole reward.
     """
     fields, by_rollout = ["extra_info", "rm_scores"], dict[str, Json]()
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -132,8 +130,7 @@ def rollouts_of(batch: Any) -> list[Json]:
 class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
     """Begins the training that follows a run, and saves the position with each checkpoint.
 
-    `config` has all of verl's settings. Raises InputError on all of those under which verl would not train by
-    the plan, and as `Training`.
+    `config` has all settings of verl. Raises InputError for those that break the plan, and as `Training`.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -145,7 +142,7 @@ class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
     def on_save(
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
     ) -> None:
-        """Note the checkpoint; after the last one the run is finished."""
+        """Save the run's place with the checkpoint; the last checkpoint finishes the run."""
         self.training.saved(global_step, checkpoint_dir, whole=not async_save)
 
 

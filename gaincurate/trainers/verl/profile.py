@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gaincurate.trainers.columns import View
+from gaincurate.trainers.columns import ExportView
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Rule
+from gaincurate.trainers.doctor.findings import Finding, Rule, RuleContext
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, words
 
 GROUP_SIZE = "__rollout_n__"
-"""The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""
+"""The column with a prompt's group size; without it, a prompt has `rollout.n` rollouts (0.9.1)."""
 WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
-"""Where a checkpoint has its Hugging Face files (0.9.1): with FSDP, with Megatron."""
+"""The folders of Hugging Face files in a checkpoint (0.9.1): with FSDP, with Megatron."""
 LIVE: dict[str, Any] = {
     "data.custom_cls.path": "pkg://gaincurate.trainers.verl",
     "data.custom_cls.name": "RunDataset",
@@ -25,7 +25,7 @@ LIVE: dict[str, Any] = {
     "trainer.v1.sampler.custom_sampler.name": "RunReplayBuffer",
     "trainer.checkpoint_callback_class": "gaincurate.trainers.verl.RunCheckpoint",
 }
-"""The settings by which the trainer finds the live adapter."""
+"""The settings that name the live adapter."""
 
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _N = "actor_rollout_ref.rollout.n"
@@ -39,8 +39,8 @@ _RESUME = "trainer.resume_mode"
 _EXPORT = "--trainer verl --data-source NAME"
 
 
-def weights(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A round must leave complete weights, which scoring and the next round need."""
+def weights(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A round must save complete weights, which scoring and the next round need."""
     saved = settings[_SAVED]
     saved = saved if isinstance(saved, list) else [saved] if saved else []
     merges = context.segment and "verl.model_merger" in context.shell
@@ -50,8 +50,8 @@ def weights(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, _SAVED, "weights", "", fix, "" if context.live else merge)
 
 
-def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A re-scoring needs the checkpoint of its round's end."""
+def checkpoints(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A re-scoring needs a checkpoint at the round's end."""
     steps = context.steps(settings.count("data.train_batch_size"))
     every = settings.number("trainer.save_freq") or 0
     if not context.read_every or not steps:
@@ -63,8 +63,8 @@ def checkpoints(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, "trainer.save_freq", "checkpoint", why, fix, f"or a divisor of {apart}", "stops")
 
 
-def group_sizes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Mini-batches are counted by `rollout.n`, so a step's group sizes must have it as their mean."""
+def group_sizes(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """A step's group sizes must have the mean `rollout.n`, by which verl counts mini-batches."""
     if context.mode == "export" or context.group_size is None:
         return
     batch = settings.count("data.train_batch_size") or 0
@@ -77,8 +77,8 @@ def group_sizes(settings: Settings, context: Context) -> Iterator[Finding]:
         yield find(settings, tuple(fix), "group-sizes", why, fix)
 
 
-def other_loops(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Entry points with a loop of their own, in which neither the adapter nor these rules hold."""
+def other_loops(settings: Settings, context: RuleContext) -> Iterator[Finding]:
+    """Some entry points have another training loop, in which neither adapter nor rules work."""
     entry = context.script.partition("verl.experimental.")[2] or "fully_async_policy"
     if entry == "fully_async_policy" and not any(settings.below("async_training.")):
         return
@@ -95,7 +95,7 @@ def _plugged(key: str) -> dict[str, Any]:
 
 _REPLACED = "groups are replaced by further prompts, so steps and rows do not agree"
 
-# Rules that replay asks for by name.
+# Rules that replay also uses.
 
 groups = (
     must("algorithm.filter_groups.enable", False, _REPLACED, name="filter-groups"),
@@ -179,7 +179,7 @@ _MERGE = (
 )
 
 
-def _launch(path: Path, view: View) -> Launch:
+def _launch(path: Path, view: ExportView) -> Launch:
     flags = [f"data.train_files={hydra_value(path)}", "data.prompt_key=prompt"]
     flags += ["data.reward_fn_key=data_source", "data.shuffle=False", "data.dataloader_num_workers=0"]
     flags += ["data.filter_overlong_prompts=False", "data.train_max_samples=-1"]

@@ -1,8 +1,8 @@
-"""Rollout replay for verl 0.9.1 (sync): its replay buffer, with what was generated in earlier steps.
+"""Rollout replay for verl 0.9.1 (sync): its replay buffer also returns groups of earlier steps.
 
-verl fetches and generates `data.train_batch_size` prompts per step, which is what a step that replays
-needs. In the other steps the rest is asked for. Replayed groups go back into TransferQueue under new uids,
-so that verl itself computes their old log-probs and advantages.
+verl generates for `data.train_batch_size` prompts per step, as many as a step with replay needs. Other steps
+request the rest. Replayed groups are put into TransferQueue under new uids, so verl computes their old
+log-probs and advantages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _resumed: Path | None = None
 class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
     """Checks verl's settings, and saves the buffer with each checkpoint.
 
-    Raises InputError on all settings under which replay would not be what it says.
+    Raises InputError for all settings that replay does not support.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -54,24 +54,23 @@ class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
 class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     """verl's synchronous replay buffer, which also replays.
 
-    `sampler_kwargs` has `ReplayConfig`'s values by name; `temperature` and `top_p` as verl samples with;
-    `reward_range`, [0, 1] unless given; `begin_empty`, to resume a checkpoint without a buffer. Raises
-    InputError for sizes that cannot be, OutputError where the checkpoint to resume from has no buffer, or
-    other sizes.
+    `sampler_kwargs` has `ReplayConfig`'s values by name, verl's `temperature` and `top_p`, `reward_range`
+    (default [0, 1]), and `begin_empty`, to resume from a checkpoint without a buffer. Raises InputError for
+    wrong sizes, OutputError if the checkpoint to resume from has no buffer or other sizes.
     """
 
     def __init__(self, *, sampler_kwargs: Any, **others: Any) -> None:
         super().__init__(sampler_kwargs=sampler_kwargs, **others)
-        own = dict(sampler_kwargs or {})
-        self.replay = buffer.ReplayBuffer(sizes_of(own))
-        low, high = own.get("reward_range", (0.0, 1.0))
+        options = dict(sampler_kwargs or {})
+        self.replay = buffer.ReplayBuffer(sizes_of(options))
+        low, high = options.get("reward_range", (0.0, 1.0))
         self._span = (float(low), float(high))
-        self._sampled = {name: own.get(name, 1.0) for name in ("temperature", "top_p")}
+        self._sampled = {name: options.get(name, 1.0) for name in ("temperature", "top_p")}
         if _resumed is not None:
-            load(self.replay, _resumed / NAME, begin_empty=bool(own.get("begin_empty")))
+            load(self.replay, _resumed / NAME, begin_empty=bool(options.get("begin_empty")))
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """Sample as verl does and append the replayed groups; metrics have `replay/`."""
+        """Sample as verl does, append the replayed groups, and add metrics under `replay/`."""
         if partition_id == "val":
             plain: tuple[Any, dict[str, Any]] = super().sample(global_steps, partition_id, batch_size)
             return plain
@@ -93,7 +92,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
 
 def _with(batch: Any, rows: Sequence[Trajectory]) -> Any:
-    """The sampled batch with replayed rows, which are put into TransferQueue."""
+    """The sampled batch with replayed rows appended, which are put into TransferQueue."""
     if not rows:
         return batch
     keys, tags = [row.key for row in rows], [dict(row.tag) for row in rows]
@@ -103,7 +102,7 @@ def _with(batch: Any, rows: Sequence[Trajectory]) -> Any:
 
 
 def _rows_in(batch: Any) -> list[Trajectory]:
-    """A sampled batch's trajectories with all their fields."""
+    """The trajectories of a sampled batch, with all their fields."""
     if not batch.keys:
         raise InputError("the batch has no trajectory: all its rollouts failed.")
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)

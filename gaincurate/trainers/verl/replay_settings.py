@@ -1,7 +1,6 @@
 """verl's settings for replay, and its trajectories as rollout groups (verl 0.9.1); tested without verl.
 
-Rules that hold without replay too are in `profile.py`. Groups lack what the present step computes (old
-log-probs).
+Rules that also hold without replay are in `profile.py`. Groups lack old log-probs: each step computes them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.trainers.doctor.common import LIVE, must, only
-from gaincurate.trainers.doctor.findings import Context, Rule, ask, refuse
+from gaincurate.trainers.doctor.findings import Rule, RuleContext, ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved, Settings
 from gaincurate.trainers.verl.profile import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
@@ -37,12 +36,12 @@ _MADE_AGAIN = {
     "rollout_log_probs", "uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns",
     "rollout_is_weights",
 }  # fmt: skip
-"""Fields that a group has a place for, or that the present step computes."""
+"""Fields that a group stores elsewhere, or that each step computes again."""
 _TAGS = ("min_global_steps", "max_global_steps")
 
 
 def replay_overrides(sizes: ReplayConfig) -> list[str]:
-    """The arguments of `python -m verl.trainer.main_ppo` that train with replay.
+    """The arguments of `python -m verl.trainer.main_ppo` for a training with replay.
 
     The clip is centred on 1, as in the paper. `sizes.group_size` is `actor_rollout_ref.rollout.n`.
     """
@@ -59,23 +58,23 @@ def replay_overrides(sizes: ReplayConfig) -> list[str]:
 
 
 def sizes_of(given: Any) -> ReplayConfig:
-    """The sizes in `sampler_kwargs`; raises InputError where one is missing or cannot be."""
+    """The sizes in `sampler_kwargs`; raises InputError if one is missing or out of range."""
     names = {field.name for field in fields(ReplayConfig)}
-    own = {name: value for name, value in dict(given or {}).items() if name in names}
+    sizes = {name: value for name, value in dict(given or {}).items() if name in names}
     for name in ("batch_groups", "group_size", "capacity"):
-        if name not in own:
+        if name not in sizes:
             raise InputError(f"{_OWN}.{name} is not set: replay needs it (+{_OWN}.{name}=N).")
-    return ReplayConfig(**own)
+    return ReplayConfig(**sizes)
 
 
 def check(setting: Lookup) -> None:
-    """Refuse settings under which replay would not be what it says, all in one error."""
+    """Raise one InputError for all settings that replay does not support."""
     rules = (*_rules(sizes_of(setting(_OWN))), synchronous, *groups, whole_batches, reward_pool)
-    refuse(ask(rules, Resolved(setting), Context("live"))[0])
+    refuse(ask(rules, Resolved(setting), RuleContext("live"))[0])
 
 
 def _rules(sizes: ReplayConfig) -> tuple[Rule, ...]:
-    """The settings that replay of these sizes needs."""
+    """Rules on the settings that replay with these sizes needs."""
     row = partial(must, name="replay", severity="stops", modes=LIVE)
     fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups
     distribution = "it changes the distribution that is sampled from, which the engine's log-probs follow "
@@ -132,17 +131,16 @@ def groups_of(
 ) -> list[RolloutGroup]:
     """The whole groups of `size` rollouts among a step's trajectories, in the order of their first row.
 
-    A prompt with failed rollouts, or with rollouts without a token, is left out. `span` is the range of
-    rewards; `sampled` has `temperature` and `top_p`. Raises InputError where a rollout has several
-    trajectories, or rows lack log-probs or rewards, and OutcomeError as `RolloutGroup`, also for a reward
-    outside the range.
+    A prompt with failed rollouts, or with rollouts without tokens, is left out. `span` is the range of
+    rewards; `sampled` has `temperature` and `top_p`. Raises InputError if a rollout has several trajectories,
+    or rows lack log-probs or rewards, and OutcomeError as `RolloutGroup` or for a reward outside the range.
     """
     by_prompt: dict[str, dict[int, Trajectory]] = defaultdict(dict)
     for row in rows:
         uid, session, index = row.key.split("_")
         if index != "0":
             raise InputError(
-                f"rollout {uid}_{session} is of several trajectories; replay keeps one a rollout. Train "
+                f"rollout {uid}_{session} has several trajectories; replay keeps one per rollout. Train "
                 "agents that branch or compress without replay."
             )
         by_prompt[uid][int(session)] = row
@@ -161,7 +159,7 @@ def _group(
         if any(name not in row.fields for row in rows):
             raise InputError(
                 f"{rows[0].key} has no {name}: set actor_rollout_ref.rollout.calculate_log_probs=True, and "
-                "let the rewards be there when rollouts are sampled."
+                "compute rewards before rollouts are sampled."
             )
     first, fields = rows[0].fields, [row.fields for row in rows]
     rewards = np.array([float(each["rm_scores"].sum()) for each in fields])
@@ -199,9 +197,9 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Trajectory]:
-    """A group's rows as if they were of this step, but for log-probs and the versions that generated them.
+    """A group's rows for this step, with the log-probs and versions of the policy that generated them.
 
-    The `uid` has no underscore; verl compares rollouts of one uid with each other.
+    The `uid` must have no underscore; verl compares rollouts with the same uid.
     """
     rows = []
     prompt = torch.tensor(group.prompt_ids, dtype=torch.int64)

@@ -1,6 +1,6 @@
 """The state that verl's dataset, replay buffer and checkpoint callback share while they follow one run.
 
-verl builds the three separately, in the driver's process. Nothing here imports verl, so tests need none.
+verl builds the three separately, in the driver's process. This module imports no verl, so tests need none.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gaincurate.trainers.verl.profile import GROUP_SIZE, LIVE, WEIGHTS, WITH_WEI
 
 
 class Training:
-    """One training of verl that follows a run, with `batch` prompts a step (`data.train_batch_size`).
+    """One training of verl that follows a run, with `batch` prompts per step (`data.train_batch_size`).
 
-    `resumed` is the checkpoint folder that verl will resume from, None for a start from nothing. Raises
-    OutputError where the run stands at a later round than verl, or the checkpoint is of another run or
-    history, and LockedError where another trainer is at work on the run.
+    `resumed` is the checkpoint folder from which verl will resume, or None. Raises OutputError if the run is
+    at a later round than verl, or the checkpoint is of another run or an undone history, and LockedError if
+    another trainer uses the run.
     """
 
     def __init__(self, run: str | Path, batch: int, resumed: str | Path | None = None) -> None:
@@ -33,36 +33,35 @@ class Training:
         self._resumed = Path(resumed) if resumed is not None else None
         self._ready = resumed is None
         self.live.checkpoint = None
-        self.live.close()  # of an earlier training of this process
+        self.live.close()  # an earlier training of this process may have opened it
         self.live.open()
         if self._resumed is None:
             self.live.begin_anew()
             return
-        if (self._resumed / PLACE).exists():  # said now, before verl loads models; `restore` does it
+        if (self._resumed / PLACE).exists():  # fail before verl loads models; `restore` checks it again
             check_place(self.live.run, read_sealed(self._resumed / PLACE, RESUME), str(self._resumed))
         self._note_weights(self._resumed)
 
     @property
     def step(self) -> int:
-        """The step of verl that the prompts handed out so far make."""
+        """The step of verl that follows from the number of prompts handed out."""
         return (self.live.round * self.live.budget + self.live.position) // self.batch
 
     def hand_out(self, position: int) -> bool:
-        """Note that a position's row is taken; whether a round began, at position 0 behind a round's end.
+        """Take the row at a position, and return whether a new round began.
 
-        Raises InputError where positions do not come in order or no round is left, else as `RunSession.take`.
+        Raises as `RunSession.take`, and InputError if positions are not in order or no round is left.
         """
         if not self._ready:
             raise OutputError(
-                f"verl resumed from {self._resumed}, whose data.pt has no place of a run: it is gone, or was "
-                "saved without one. Resume from a checkpoint that has it, or start anew with a new run and "
-                "trainer.resume_mode=disable."
+                f"verl resumed from {self._resumed}, whose data.pt is missing or has no place of a run. "
+                "Resume from one that has it, or start a new run with trainer.resume_mode=disable."
             )
         if position != self.live.position % self.live.budget:
             raise InputError(
                 f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
-                "handed out: each goes out once, in order. Set data.shuffle=False and "
-                "data.dataloader_num_workers=0, and resume with the data.train_batch_size of the checkpoint."
+                "handed out, each once, in order. Set data.shuffle=False and data.dataloader_num_workers=0, "
+                "and resume with the checkpoint's data.train_batch_size."
             )
         begins = self.live.position >= self.live.budget
         if not self.live.take(1):
@@ -73,18 +72,16 @@ class Training:
         return begins
 
     def rows(self, answer: str | None = None, source: str | None = None) -> list[Json]:
-        """The round's rows in verl's columns, `[budget]`; see `verl_row`."""
-        place = self.live.run.scored.identity["source"]
-        answer = answer or place.get("answer_column")
+        """The round's rows with verl's columns, `[budget]`; see `verl_row`."""
+        answer = answer or self.live.run.scored.identity["source"].get("answer_column")
         return [verl_row(row, index, answer, source) for index, row in enumerate(self.live.rows())]
 
     def report(self, step: int, rollouts: Iterable[Mapping[str, Any]]) -> None:
-        """Append a step's outcomes, one a rollout; a prompt of the step without any could not be judged."""
+        """Append a step's outcomes, one per rollout; a prompt without any counts as not judged."""
         if step != self.step:
             raise InputError(
                 f"verl is at step {step} and the prompts that {self.live.run.folder} handed out make "
-                f"{self.step}: the checkpoint was saved with another data.train_batch_size than "
-                f"{self.batch}. Set it to what it was."
+                f"{self.step}: restore the checkpoint's data.train_batch_size, which was not {self.batch}."
             )
         lines: list[Mapping[str, Any]] = list(rollouts)
         seen = {line[ID] for line in lines}
@@ -95,7 +92,7 @@ class Training:
         self.live.report({**line, "step": step} for line in lines)
 
     def state(self) -> Json:
-        """The place, for verl's data.pt."""
+        """The place in the run, for verl's data.pt."""
         return self.live.save(self.step)
 
     def restore(self, saved: Json) -> None:
@@ -104,9 +101,9 @@ class Training:
         self._ready = True
 
     def saved(self, step: int, folder: str | Path, *, whole: bool = True) -> None:
-        """Note a checkpoint's folder, and after the last step take the last round's outcomes.
+        """Save the place with a checkpoint, and after the last step take the last round's outcomes.
 
-        If it is not `whole` yet, it is not for scoring, and refused where that is due.
+        A checkpoint that is not `whole` yet cannot be scored; raises InputError if a re-scoring is due.
         """
         self.live.save_beside(folder, step)
         why = self._note_weights(Path(folder)) if whole else "it is still being written"
@@ -127,17 +124,17 @@ class Training:
 
 
 def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str | None) -> Json:
-    """A plan's row in the columns that verl reads: those it has, and what can be made of the others.
+    """A plan's row with the columns that verl reads; missing ones are made from the others.
 
-    `index` is its place in the round, `answer` the column of the right answer, for
-    `reward_model.ground_truth`, and `source` is `data_source`, which picks verl's reward function. Raises
-    InputError where the row has no answer or no data source, and none was named.
+    `index` is its place in the round, `answer` the column with the answer for `reward_model.ground_truth`,
+    and `source` the `data_source`, by which verl selects the reward function. Raises InputError if the row
+    has no answer or no data source, and none was named.
     """
     made = {name: value for name, value in row.items() if name not in (ROUND, ROLLOUTS)}
     if ROLLOUTS in row:
         made[GROUP_SIZE] = row[ROLLOUTS]
-    own = {name: value for name, value in (row.get("extra_info") or {}).items() if value is not None}
-    made["extra_info"] = {"index": index, **own, ID: row[ID], ROUND: row[ROUND]}
+    extra = {name: value for name, value in (row.get("extra_info") or {}).items() if value is not None}
+    made["extra_info"] = {"index": index, **extra, ID: row[ID], ROUND: row[ROUND]}
     if source is not None:
         made["data_source"] = source
     if made.get("data_source") is None:
@@ -159,14 +156,14 @@ _current: Training | None = None
 
 
 def begin(run: Path, batch: int, resumed: str | None) -> Training:
-    """Start to train by a run, for the other parts of this process too (`current`)."""
+    """Begin a training that follows a run; `current` returns it to the other parts of this process."""
     global _current
     _current = Training(run, batch, resumed)
     return _current
 
 
 def current(run: Path | None = None) -> Training:
-    """The training that `begin` started, which must follow the run, unless the caller does not know it."""
+    """The training that `begin` started; raises InputError if there is none, or it follows another run."""
     if _current is None or run not in (None, _current.live.run.folder):
         key = "trainer.checkpoint_callback_class"
         raise InputError(

@@ -1,4 +1,4 @@
-"""verl's settings for a run, without verl: the overrides that make it follow one, and what is refused."""
+"""verl's settings for a run: the overrides with which it follows a run, and checks. Works without verl."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gaincurate.trainers.profile import hydra_value
 from gaincurate.trainers.verl.profile import LIVE, RULES, WITH_WEIGHTS
 
 Lookup = Callable[[str], Any]
-"""A setting by its dotted name; None where there is none."""
+"""Returns a setting by its dotted name, or None."""
 
-_PLUGS = [f"{key}={value}" for key, value in LIVE.items()]  # the first two are of the data set
+_PLUGS = [f"{key}={value}" for key, value in LIVE.items()]  # the first two are for the data set
 
 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
-    """The overrides that make `python -m verl.trainer.main_ppo` follow the run in a folder.
+    """The overrides with which `python -m verl.trainer.main_ppo` follows the run in a folder.
 
-    `batch` is the prompts a step. Default: the run's `--align-to`, else a round a step. Raises InputError
-    where it does not divide the budget, and OutputError where no run is there.
+    `batch` is the number of prompts per step; default: the run's `--align-to`, or else the whole round.
+    Raises InputError if it does not divide the budget, and OutputError if the folder has no run.
     """
     opened = Run(Path(run).resolve())
     config = opened.config
@@ -33,8 +33,7 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     if config.budget % size:
         raise InputError(
             f"data.train_batch_size is {size} and a round has {config.budget:,} prompts, which is no "
-            "multiple: a batch would lie in two rounds. Set it to a divisor of "
-            f"{config.budget:,}, or start a run with --align-to {size}."
+            f"multiple: a batch would span two rounds. Set a divisor, or start a run with --align-to {size}."
         )
     words = [f"data.train_files={hydra_value(opened.folder)}", *_PLUGS[:2], "data.shuffle=False"]
     words += ["data.dataloader_num_workers=0", f"data.train_batch_size={size}"]
@@ -45,7 +44,7 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
 
 
 def run_in(files: Any) -> Path | None:
-    """The run's folder that `data.train_files` or `data.val_files` names; None where those are files."""
+    """The run's folder that `data.train_files` or `data.val_files` names; None if they name files."""
     several = [files] if isinstance(files, str | Path) or files is None else list(files)
     if len(several) != 1 or several[0] is None:
         return None
@@ -54,18 +53,17 @@ def run_in(files: Any) -> Path | None:
 
 
 def run_of(config: Any) -> Path:
-    """The run's folder that verl's `data` section names; raises InputError where it names none."""
+    """The run's folder that verl's `data` section names; raises InputError if it names none."""
     files = config.get("train_files")
     if (run := run_in(files)) is None:
         raise InputError(
-            f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
-            "folder that `gaincurate schedule start` made. To train without a run, leave "
-            f"{' '.join(_PLUGS[:2])} out."
+            f"data.train_files is {files}, which is no run: set it to the folder that `gaincurate schedule "
+            f"start` made. To train without a run, leave {' '.join(_PLUGS[:2])} out."
         )
     return run
 
 
 def check(setting: Lookup, run: Run) -> None:
-    """Raise an InputError on all settings under which verl would not train by the plan, each with its fix."""
+    """Raise an InputError for all settings with which verl would not follow the plan, with their fixes."""
     context = run_context(run, "live", running=True)
     refuse(ask(RULES, Resolved(setting), context)[0])

@@ -144,7 +144,7 @@ def test_settings_of_which_none_is_known_are_refused_with_the_version(tmp_path: 
         path.write_text(line)
         with pytest.raises(InputError, match=f"none of its settings .* the names are those of {version}"):
             examine(trainer, [str(path)])
-    sentence = "--mode live: openrlhf has no place where a schedule could be plugged in"
+    sentence = "--mode live: openrlhf has no live adapter"
     with pytest.raises(InputError, match=sentence):
         examine("openrlhf", [str(path)], "live")
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Finding, Mode, defaults_of
+from gaincurate.trainers.doctor.findings import SEVERITIES, Finding, Mode, RuleContext, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal, scalar
 from gaincurate.trainers.names import with_part
@@ -36,12 +36,12 @@ def default_config(trainer: str) -> dict[str, Any]:
     return {normal(key): value for key, value in defaults_of(trainer).items()}
 
 
-def judged(trainer: str, context: Context, config: dict[str, Any]) -> Report:
+def judged(trainer: str, context: RuleContext, config: dict[str, Any]) -> Report:
     sections = {key.split(".")[0] for key in defaults_of(trainer)}
     return judge(trainer_named(trainer), Read(given=config, sections=sections), context)
 
 
-def look(trainer: str, context: Context, **changes: Any) -> Report:
+def look(trainer: str, context: RuleContext, **changes: Any) -> Report:
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
     return judged(trainer, context, config)
 
@@ -54,7 +54,7 @@ def named(report: Report, name: str) -> Finding:
     return next(finding for finding in report.findings if finding.name == name)
 
 
-def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
+def with_fixes(trainer: str, context: RuleContext, config: dict[str, Any]) -> Report:
     """Apply every finding's fix, until there is nothing left to apply."""
     for _ in range(4):
         report = judged(trainer, context, config)
@@ -63,8 +63,8 @@ def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report
     return report
 
 
-SEGMENT, LIVE, EXPORT = Context("segment"), Context("live"), Context("export")
-RUN = Context("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
+SEGMENT, LIVE, EXPORT = RuleContext("segment"), RuleContext("live"), RuleContext("export")
+RUN = RuleContext("segment", budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS)
 LIVE_RUN = replace(RUN, mode="live")
 READING_RUN = replace(LIVE_RUN, read_every=2, reader="--rescore full")
 ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
@@ -131,7 +131,7 @@ MODEL = {
 }  # fmt: skip
 SOURCE, TASKS = "orchestrator.train.source.0", "buffer.explorer_input.tasksets.0"
 # Findings that no example has, or not by these settings.
-MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
+MORE: list[tuple[str, str, RuleContext, dict[str, Any]]] = [
     *((trainer, "base-model", SEGMENT, {key: "Qwen/Qwen3-8B"}) for trainer, key in MODEL.items()),
     *(
         (trainer, "view", ROWS_OF_A_RUN, {DATA[trainer]: "{data}"})
@@ -322,7 +322,7 @@ def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
 
 @given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
 def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) -> None:
-    context = Context("segment", budget=budget, rounds=1)
+    context = RuleContext("segment", budget=budget, rounds=1)
     report = look("areal", context, **{"train_dataset.batch_size": batch})
     found = [one for one in report.findings if one.name == "tail"]
     assert bool(found) == (budget % batch != 0)
@@ -341,7 +341,7 @@ SIZES, FEW = st.integers(1, 512), st.integers(1, 16)
 def test_openrlhfs_advised_budget_has_no_tail(budget: int, batch: int, group: int, many: int) -> None:
     sizes = {"train.batch_size": batch, "rollout.batch_size": batch * many}
     sizes |= {"rollout.n_samples_per_prompt": group}
-    context = Context("segment", budget=budget, rounds=1)
+    context = RuleContext("segment", budget=budget, rounds=1)
     for finding in look("openrlhf", context, **sizes).findings:
         if finding.name == "tail":
             advised = int(finding.advice.rsplit("--budget ", 1)[1].rstrip("`"))
@@ -360,7 +360,7 @@ def test_trl_steps_are_its_samplers(
     optimizer = sum(1 for done in range(1, micro + 1) if done % gathered == 0 or done == micro)
     changes = {"num_generations": group, "per_device_train_batch_size": device, "num_iterations": again}
     changes |= {"steps_per_generation": steps, "gradient_accumulation_steps": gathered}
-    context = Context("segment", budget=budget, rounds=1)
+    context = RuleContext("segment", budget=budget, rounds=1)
     assert "max-steps" not in names(look("trl", context, **changes, max_steps=optimizer))
     assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))
 
