@@ -419,7 +419,7 @@ def hygiene(
     if not options.chosen():
         raise InputError("--checks names no check; name one, such as duplicates.")
     if list_to is not None and list_to.exists() and not overwrite:
-        raise OutputError(f"--list {list_to} is there already; give another, or --overwrite.")
+        raise OutputError(f"--list {list_to} exists; give another, or --overwrite.")
     scored = open_scores(folder)
     results = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
     if list_to is not None:

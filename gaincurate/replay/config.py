@@ -47,7 +47,8 @@ class ReplayConfig:
         if not 1 <= self.fresh_groups < self.batch_groups:
             raise InputError(
                 f"fresh_share {self.fresh_share} of {self.batch_groups} groups is {self.fresh_groups} fresh "
-                f"and {self.replayed_groups} replayed, and each must be at least 1. Take a larger batch."
+                f"and {self.replayed_groups} replayed, and each must be at least 1. Take another fresh_share "
+                "or a larger batch."
             )
         if self.capacity < self.replayed_groups:
             raise InputError(

@@ -62,7 +62,9 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
             fields = {name: _value(table.column(name)[row]) for name in SCHEMA.names}
             groups.append(RolloutGroup(**{**fields, "extra": json_value(fields["extra"])}))
     except (OutcomeError, pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
-        raise OutputError(f"{where} is damaged: {error}. Resume from an earlier checkpoint.") from error
+        raise OutputError(
+            f"{where} is damaged: {error}. Resume from an earlier checkpoint, or remove the file."
+        ) from error
     return groups
 
 

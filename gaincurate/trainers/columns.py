@@ -428,7 +428,8 @@ def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
             fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
         except pa.ArrowException as error:
             raise InputError(
-                f"the key {name!r} of chat messages has type {first} in some rows and {other} in others."
+                f"the key {name!r} of chat messages has type {first} in some rows and {other} in others; one "
+                "file cannot hold both."
             ) from error
     return pa.list_(pa.struct(list(fields.items())))
 

@@ -173,7 +173,8 @@ class RunSession(AbstractContextManager["RunSession"]):
         if self.budget % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and a round of {self.run.folder} has "
-                f"{self.budget:,}, no multiple: start the run with --align-to {count} and another --budget."
+                f"{self.budget:,}, no multiple: a batch would lie in two rounds. Start the run with "
+                f"--align-to {count} and a --budget that is a multiple."
             )
         if self.position % count:
             raise InputError(

@@ -98,7 +98,7 @@ def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
 
 def rollouts_of(out: Path, rewards: dict[str, list[float | None]], *, finished: bool = True) -> Path:
     out.mkdir()
-    identity = {"kind": rollout_set.KIND, "format": rollout_set.FORMAT}
+    identity = {"kind": rollout_set.KIND, "format": rollout_set.ROLLOUTS.format}
     (out / "identity.json").write_text(json.dumps(identity))
     judged: list[rollout_set.Judged] = [
         (Completion(gc_id, sample, "text", "stop", 1, 1), reward, None)
