@@ -289,7 +289,7 @@ class Observed:
 class Selector(ABC):
     """One strategy in one run. For a strategy of your own, write a subclass with `draw`.
 
-    Before each round the run makes the selector anew: `Class(pool, options)`, then `load_state_dict`. It
+    Before each round the run makes a new selector: `Class(pool, options)`, then `load_state_dict`. It
     passes the outcomes of the round before to `observe`, and the set and the newest policy to `prepare`. Then
     it calls `draw`, and writes `state_dict` beside the plan. So a run that was killed resumes with the same
     draws.

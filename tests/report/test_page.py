@@ -43,9 +43,8 @@ def test_the_columns_of_records_are_their_fields_by_what_they_hold() -> None:
 
 
 def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(
-        "caption", ["name", "size"], [["a – b", FigureText("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]]
-    )
+    cells: list[list[str | FigureText]] = [["a – b", FigureText("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]]
+    table = Table("caption", ["name", "size"], cells)
     hidden = Table("hidden", ["name"], [["hidden"]], detail=True)
     blocks: list[Block] = ["text", Legend("hidden"), Picture({}, "hidden"), table, hidden]
     print_parts([Part("a", "Title", blocks), Part("b", "hidden", ["hidden"], detail=True)])
