@@ -128,6 +128,7 @@ def test_a_computed_column_can_be_made_again_and_can_be_empty(folder: Path) -> N
         ("gc_../x", ["id-1"], "the name must be gc_"),
         ("gc_angle", ["id-1"], "part of the shards, which are immutable"),
         ("gc_x", ["id-1", "id-2"], "one value for each id"),
+        ("gc_x", ["id-1", "id-1"], "each id once"),
         ("gc_x", ["nix"], "has no row with id 'nix'"),
     ],
 )
@@ -135,7 +136,7 @@ def test_a_bad_computed_column_is_refused_and_not_written(
     folder: Path, name: str, ids: list[str], reason: str
 ) -> None:
     with pytest.raises(InputError, match=reason):
-        open_scores(folder).add_column(name, ids, pa.array([1.0]), {})
+        open_scores(folder).add_column(name, ids, pa.array([1.0] * max(1, ids.count("id-1"))), {})
     assert not (folder / "columns").exists()
 
 

@@ -154,6 +154,7 @@ def test_the_interval_of_equal_orders_is_one_point_and_few_rows_have_none() -> N
     few = correlate(one(x[:9]), one(np.sin(x[:9])))
     assert few is not None
     assert few.estimate() == Estimate(few.value, None, None, 9)
+    assert mean(x[:10]).low is not None
 
 
 def normal(random: np.random.Generator, rows: int) -> tuple[Floats, Floats, Floats]:

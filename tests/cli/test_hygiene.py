@@ -106,7 +106,6 @@ def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path)
     [
         ("hygiene", ["--overwrite"], "--overwrite goes with --list FILE.\n"),
         ("hygiene", ["--checks", " ,"], "--checks names no check; name one, such as duplicates.\n"),
-        ("hygiene", ["--ngram", "5"], "--ngram 5 goes with --eval FILE.\n"),
         ("export", ["--drop", " , "], "--drop names no check; name one, such as duplicates.\n"),
         ("export", ["--near", "0.9"], "--near is for the check near-duplicates: name that too, or "),
         ("export", ["--drop", "contaminated", "--eval", "e"], "--eval e: e does not exist."),

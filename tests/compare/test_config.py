@@ -165,10 +165,8 @@ REPLAYING = {"name": "r", "strategy": "uniform"}
         ({"arms": [{"name": "uniform", "strategy": "gain-rl"}]}, "the arm 'uniform' is what others are compared"),
         ({"arms": [REPLAYING | {"replay": {"fresh_share": 0.05}}]}, "the arm 'r': fresh_share 0.05 of 8 groups is 0"),
         ({"arms": [REPLAYING | {"replay": {"capacity": 2}}]}, "the arm 'r': capacity 2 is less than the 4 groups"),
-        ({"budgets": 3}, "there is no setting budgets."),
         ({"seeds": [1, 1]}, "seeds [1, 1] has one twice."),
         ({"arms": [REPLAYING, REPLAYING]}, "two arms have the name 'r'."),
-        ({"arms": [{"name": "a"}]}, "arms[0].strategy is missing."),
         (
             {"arms": [REPLAYING | {"step_prompts": 3}], "train": {"gradient_accumulation_steps": 4}, "group": 2},
             "[train] gradient_accumulation_steps 4 does not divide the 6 rollouts of a step",

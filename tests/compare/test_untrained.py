@@ -268,7 +268,6 @@ def test_one_setting_is_tried_once_and_ties_go_to_the_first(bench: Bench) -> Non
     [
         ({"table": {"seeds": [1]}}, "tune.seeds"),
         ({"train": {"learning_rate": 1e-2}}, "comparison.train.learning_rate"),
-        ({"budget_tokens": 900}, "comparison.budget_tokens"),
     ],
 )
 def test_other_settings_of_a_tuned_folder_are_refused(bench: Bench, change: dict[str, Any], key: str) -> None:

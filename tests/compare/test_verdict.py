@@ -249,12 +249,14 @@ def test_an_interval_over_tasks_of_equal_size_is_that_of_their_mean() -> None:
 
 def test_what_seeds_do_to_all_tasks_alike_is_added_once() -> None:
     """Seeds that shift all tasks by the same leave nothing between tasks, and their own variance is all."""
-    shift = np.array([[0.0, 0.1, 0.2], [0.3, 0.5, 0.4]])  # [arms, seeds]
-    accuracy = np.repeat(shift[:, :, None], 12, axis=2)
-    (found,) = differences_over_tasks(["uniform", "a"], accuracy, np.arange(12) % 6, [(1, 0)])
-    error = math.sqrt(2 * shift.var(axis=1, ddof=1).mean() / 3)
-    assert found.interval is not None
-    assert found.interval[1] - found.value == pytest.approx(scipy.stats.t.ppf(0.975, 5) * error)
+    shift = np.array([[0.0, 0.1, 0.2], [0.3, 0.5, 0.4], [0.2, 0.6, 0.7]])  # [arms, seeds]
+    accuracy, own = np.repeat(shift[:, :, None], 12, axis=2), shift.var(axis=1, ddof=1) / 3
+    alone = own[0] + own[1:].mean()  # the baseline's seeds apart
+    for apart, variance, freedom in (([], 2 * own.mean(), 5), ([2], own[:2].sum(), 5), ([0], alone, 2)):
+        (found,) = differences_over_tasks(list("uab"), accuracy, np.arange(12) % 6, [(1, 0)], apart)
+        assert found.interval is not None
+        reach = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+        assert found.interval[1] - found.value == pytest.approx(reach)
 
 
 def test_a_family_over_tasks_is_bonferronis() -> None:

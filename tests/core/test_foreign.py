@@ -184,14 +184,6 @@ def test_a_file_whose_size_is_not_known_has_a_bound() -> None:
             read_bytes(Path(path), most)
 
 
-def test_a_file_is_read_whole_and_no_byte_more_than_allowed(tmp_path: Path) -> None:
-    data = os.urandom(3 * 2**16 + 7)
-    (tmp_path / "file").write_bytes(data)
-    assert read_bytes(tmp_path / "file", len(data)) == read_bytes(tmp_path / "file") == data
-    with pytest.raises(OSError, match=f"more than {len(data) - 1:,} bytes"):
-        read_bytes(tmp_path / "file", len(data) - 1)
-
-
 def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "LONGEST_LINE", 8)
     lines = list(foreign.lines_of(io.BytesIO(b"a\n1234567\n12345678\n" + b"x" * 33 + b"\n\nlast")))

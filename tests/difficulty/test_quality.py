@@ -31,6 +31,7 @@ def test_what_is_not_defined_is_none() -> None:
     assert brier(two[:0], two[:0]) is None
     assert noise_ceiling(np.ones(5), np.zeros(5)) is None  # one rollout each
     assert noise_ceiling(np.full(5, 8.0), np.zeros(5)) is None  # all equal
+    assert noise_ceiling(8 * three, 8 * three[::-1]) == pytest.approx(math.sqrt(20 / 21))
     assert interval(pearson, three, np.ones(3)) is None
 
 
@@ -77,6 +78,8 @@ def test_an_interval_is_of_rows_drawn_by_philox() -> None:
     found = interval(lambda v: float(v.mean()), values, seed=3)
     assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-12)
     assert found is not None
+    assert interval(pearson, *np.repeat([[0.0, 1.0]] * 2, 2, axis=1)) is not None  # few draws have none
+    assert interval(pearson, *np.eye(5)[:2]) is None  # most have none
     half = 1.96 * values.std() / math.sqrt(50)
     assert found[1] - found[0] == pytest.approx(2 * half, rel=0.15)
 

@@ -183,6 +183,15 @@ def test_with_few_outcomes_it_is_the_mean_of_the_logits(observed: int) -> None:
     odds = np.log((16 * sources + 0.5) / (16.5 - 16 * sources)).mean(1)
     assert found.expected == pytest.approx(expit(odds))
     assert (found.strength, found.weights.tolist()) == (1.0, [1 / 3] * 3)
+    assert calibrated(sources, wins, losses, rates.FEWEST).weights.tolist() != [1 / 3] * 3
+
+
+def test_of_many_observed_prompts_evenly_spaced_ones_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "MOST", 64)
+    sources, wins, losses = world()
+    some = np.linspace(0, 255, 64).round().astype(np.int64)
+    expected = calibrate(sources, some, wins[some], losses[some]).expected
+    assert calibrated(sources, wins, losses).expected.tolist() == expected.tolist()
 
 
 @pytest.fixture

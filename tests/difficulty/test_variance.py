@@ -45,13 +45,14 @@ def test_without_four_whole_rollouts_it_has_none() -> None:
     assert variance_ceiling(np.array([1.0, 2, 3]), np.array([2.0, 1, 0])) is None
     assert variance_ceiling(np.array([1.5, 2, 3]), np.array([6.5, 6, 5])) is None
     assert variance_ceiling(np.full(5, 2.0), np.full(5, 6.0)) is None
+    assert variance_ceiling(np.array([0.0, 4, 8]), np.array([8.0, 4, 0])) is not None
 
 
 def test_quality_leaves_single_rollouts_out() -> None:
-    wins, losses = np.array([4.0, 0, 2, 1, 1]), np.array([4.0, 8, 6, 0, 7])
+    wins, losses = np.array([4.0, 0, 2, 1, 1]), np.array([4.0, 8, 6, 0, 1])
     predicted = np.array([0.24, 0.01, 0.2, 0.9, 0.1])
     found = quality(predicted, wins, losses, target="variance", intervals=False)
-    observed = np.array([16, 0, 12, 7]) / 56
+    observed = np.array([16, 0, 12, 28]) / 56
     assert found.count == 4
     assert found.brier.value == pytest.approx(np.mean((predicted[[0, 1, 2, 4]] - observed) ** 2))
     assert found.pearson.value == pytest.approx(np.corrcoef(predicted[[0, 1, 2, 4]], observed)[0, 1])

@@ -50,10 +50,13 @@ class Reader(First):
 
     by: ClassVar[str | None] = "gc_angle"
     ordering: ClassVar[base.Ordering] = "any"
-    contexts: ClassVar[list[Context]] = []
+    given: ClassVar[list[Any]] = []
+
+    def observe(self, observed: base.Observed) -> None:
+        self.given.append(observed)
 
     def prepare(self, context: Context) -> None:
-        self.contexts.append(context)
+        self.given.append(context)
 
 
 class Waiting(First):
@@ -126,10 +129,13 @@ def test_the_example_of_the_docs_draws_as_it_says(tmp_path: Path, monkeypatch: p
 
 
 def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
-    Reader.contexts.clear()
+    Reader.given.clear()
     run = begin(tmp_path, "Reader", rounds=2)
-    runs.step(run, checkpoint=tmp_path)
-    first, second = Reader.contexts
+    told = [{"reward": 1, "tokens": 4}, {"reward": 0, "tokens": 8}, {"reward": 0}]
+    runs.write(run, 0, [{"gc_id": i, "round": 0, **each} for i in run.ids(0) for each in told])
+    advance(run, str(tmp_path))
+    first, seen, second = Reader.given
+    assert (seen.wins.tolist(), seen.losses.tolist(), seen.tokens.tolist()) == ([1] * 8, [2] * 8, [6] * 8)
     assert (first.round, first.checkpoint, first.opening) == (0, "the-model", True)
     assert (second.round, second.checkpoint, second.opening) == (1, str(tmp_path), False)
     fresh = Context(Run(run.folder), 1, second.order)
@@ -215,7 +221,7 @@ class Odd(First):
         return self.learned
 
 
-@pytest.mark.parametrize("drawn", [None, "abc", range(7), [k + 0.5 for k in range(8)], [0] * 8, [60] * 8])
+@pytest.mark.parametrize("drawn", [None, range(7), np.arange(8) + 0.5, [0] * 8, range(-1, 7), range(53, 61)])
 def test_a_wrong_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any) -> None:
     monkeypatch.setattr(Odd, "drawn", drawn)
     with pytest.raises(InputError, match="strategy mine:Odd drew ranks of shape .* a round needs 8 distinct"):

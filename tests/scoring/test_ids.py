@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tiny
@@ -63,20 +63,10 @@ message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "ass
 
 
 @given(st.lists(message, min_size=1, max_size=4), text.filter(lambda t: bool(t.strip())), answers)
+@example([{"role": "user", "content": "é\n"}], "é\n", {"b": True, "a": [1, 2.5]})
 def test_a_digest_is_the_written_rule(messages: list[dict[str, Any]], prompt: str, answer: Any) -> None:
     assert digest(messages, Columns("prompt"), answer).hex() == rule(messages, answer)
     assert digest(prompt, Columns("prompt"), answer).hex() == rule(user(prompt), answer)
-
-
-def test_the_ids_of_three_rows_never_change() -> None:
-    # Written down once: a change of these is a change of every id that anybody has stored.
-    for prompt, answer, text in [
-        ("How many?", None, '[[{"role":"user","content":"How many?"}],null]'),
-        ("é\n", "é", '[[{"role":"user","content":"é\\n"}],"é"]'),
-        ("x", {"b": True, "a": [1, 2.5]}, '[[{"role":"user","content":"x"}],{"a":[1,2.5],"b":true}]'),
-    ]:
-        known = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        assert digest(prompt, Columns("question"), answer) == known
 
 
 @pytest.mark.parametrize("value", [None, "", " ", [], [None], [{"role": None, "content": "x"}]])

@@ -186,3 +186,4 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_unless_it_is_nev
     segmenter = Segmenter(made, vocab_size=known)
     assert one(segmenter, user("What?")).end < len(one(segmenter, user("What?")).token_ids)
     assert f"token {known} is outside" in reason(segmenter, user("What <|end|> ?"))
+    assert f"token {known} is outside" in reason(Segmenter(made, vocab_size=known, tails=True), user("What?"))

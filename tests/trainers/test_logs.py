@@ -136,9 +136,7 @@ WHEN = datetime.datetime(2026, 1, 1)
     ("change", "why"),
     [
         ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
-        ({"step": b"1"}, "step is .*, not a whole number"),
         ({"reward": 2.0}, "row 1: reward 2 of 'id0000' is outside 0 to 1; give the"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is not in round 0"),
         ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is not in round 0"),
     ],
 )
@@ -235,9 +233,7 @@ def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_p
     [
         ('{"gc_id": "a"', "nothing there belongs to round 0: it has no rows"),
         (json.dumps(own("id0000", 1.0)) + '\n{"resume_from_step": "x"}\n', 'resume_from_step is "x", not a'),
-        ("{oh}\n", "line 1 is broken: it is no JSON"),
         (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
-        (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),
         (json.dumps(own("id0000", 1.0, sample="\ud800")) + "\n", "half of a surrogate pair"),
     ],
 )
