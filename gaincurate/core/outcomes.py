@@ -129,7 +129,9 @@ def check_line(
         _integer(entry, name, where)
     tokens = entry.get("tokens") or 0
     why = None
-    if not isinstance(gc_id, str):
+    if gc_id is None:
+        why = " has no gc_id."
+    elif not isinstance(gc_id, str):
         why = f": gc_id is {_short(gc_id)}, not a text."
     elif of_round is None:
         why = " has no round."

@@ -383,7 +383,7 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        kind: Any = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name, None)
     except (Exception, SystemExit) as error:
         if strategy in STRATEGIES:
             raise
@@ -393,7 +393,8 @@ def load(strategy: str) -> type[Selector]:
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Selector)) or kind.__abstractmethods__:
         raise InputError(
-            f"--strategy {strategy}: {name} is no complete subclass of gaincurate.schedule.base.Selector."
+            f"--strategy {strategy}: {module} has no subclass {name} of gaincurate.schedule.base.Selector "
+            "with a method draw."
         )
     return kind
 

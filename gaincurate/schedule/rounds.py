@@ -368,8 +368,9 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
     whole = ranks.dtype.kind in "iu" and ranks.shape == (config.budget,)
     if not whole or len(np.unique(ranks)) < len(ranks) or ranks.min() < 0 or ranks.max() >= count:
         raise InputError(
-            f"strategy {config.strategy} drew ranks of shape {ranks.shape} and type {ranks.dtype}; a round "
-            f"needs {config.budget} distinct whole numbers from 0 to {count - 1}."
+            f"strategy {config.strategy} drew ranks of shape {ranks.shape} and type {ranks.dtype}, "
+            f"{len(np.unique(ranks))} of them distinct; a round needs {config.budget} distinct whole numbers "
+            f"from 0 to {count - 1}."
         )
     return ranks.astype(np.int64)
 

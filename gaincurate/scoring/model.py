@@ -278,6 +278,8 @@ def load_tokenizer(files: ModelFiles) -> Any:
     import transformers
 
     tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # transformers without its files
+        raise ModelError(f"{files.name} has no tokenizer: copy tokenizer.json and its other files there.")
     if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
         # It splits digits one by one, which the conversion omits: visible in two blanks before a digit.
         from tokenizers import pre_tokenizers

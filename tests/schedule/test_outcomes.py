@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "broken": ('{"gc_id": \n', "line 1 is broken: it is no JSON object."),
     "unknown-id": ([line("z", 1)], "line 1: 'z' is not among the prompts of round 2."),
     "late-unknown-id": ([{**line("c", 1), "round": 0}], "line 1: 'c' is not among the prompts of round 0."),
-    "no-id": ([{"reward": 1, "round": 2}], "line 1: gc_id is null, not a text."),
+    "no-id": ([{"reward": 1, "round": 2}], "line 1 has no gc_id."),
     "round-to-come": ([{**line("a", 1), "round": 3}], "line 1: round 3 is not planned yet; the newest is 2."),
     "no-round": ([{"gc_id": "a", "reward": 1}], "line 1 has no round."),
     "round-text": ([{**line("a", 1), "round": "2"}], 'line 1: round is "2", not a whole number below'),

@@ -19,7 +19,7 @@ import sets
 from column_sets import column_set
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
 from gaincurate.schedule.config import STRATEGIES
 from gaincurate.schedule.observations import status
 from gaincurate.schedule.rounds import advance
@@ -51,6 +51,11 @@ def test_a_round_is_complete_with_its_plan(tmp_path: Path, monkeypatch: pytest.M
     run = runs.begin(tmp_path)
     runs.report(run)
     before = set(run.folder.rglob("*"))
+    with monkeypatch.context() as patch:
+        full_disk(patch, run.round_folder(1) / "state.json")
+        with pytest.raises(StorageError, match="the disk is full"):
+            advance(run)
+    assert Run(run.folder).state["round"] == 0
     with monkeypatch.context() as patch:
         full_disk(patch, run.round_folder(1) / "plan.json")
         assert advance(run) == run.round_folder(1)

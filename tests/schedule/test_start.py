@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "align": ({"budget": 10, "align_to": 4}, "--budget 10 is no multiple of --align-to 4."),
     "range": ({"reward_low": 1, "reward_high": 1}, "--reward-range: the first must be less than the second."),
     "strategy": ({"strategy": "best"}, "--strategy best: there are uniform, file-order, length, gain-rl"),
-    "class": ({"strategy": "json:loads"}, "--strategy json:loads: loads is no complete subclass"),
+    "class": ({"strategy": "json:loads"}, "--strategy json:loads: json has no subclass loads of"),
     "column": ({"by": "level"}, "has no column 'level'"),
     "order": (FIXED, "and strategy file-order goes by gc_angle; use --rescore round or off."),
     "length": ({"strategy": "length", "rescore": {"what": "window"}}, "length goes by gc_question_tokens; u"),

@@ -193,8 +193,8 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
 def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
     for name, what, sentence in (
         ("Adrift", "window", "strategy mine:Adrift does not say which ranks it can reach; use full"),
-        ("Abstract", "off", "--strategy mine:Abstract: Abstract is no complete subclass"),
-        ("Counted", "off", "mine:Counted: Counted is no complete subclass of gaincurate.schedule.base"),
+        ("Abstract", "off", "--strategy mine:Abstract: mine has no subclass Abstract of"),
+        ("Counted", "off", "mine:Counted: mine has no subclass Counted of gaincurate.schedule.base"),
     ):
         with pytest.raises(InputError, match=sentence):
             begin(tmp_path, name, rescore={"what": what})

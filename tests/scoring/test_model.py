@@ -163,6 +163,9 @@ def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) ->
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match=r"the model's tokenizer fails \(.+\). Copy its files again."):
         Segmenter(tokenizer)([[{"role": "user", "content": "What is 1?"}]])
+    file.write_text(json.dumps({**whole, "model": {**words, "vocab": {}}, "added_tokens": []}))
+    with pytest.raises(ModelError, match=r"has no tokenizer: copy tokenizer\.json"):
+        load_tokenizer(find_model(str(folder)))
 
 
 def test_pickled_weights_need_the_flag_and_then_load(folder: Path) -> None:

@@ -216,7 +216,7 @@ def test_one_without_a_place_may_do(tmp_path: Path, model: Path, monkeypatch: py
     assert run.state["finished"]
     (out / "checkpoint-1" / PLACE).unlink()
     trainer, _ = make(model, run, num_train_epochs=3)
-    with pytest.raises(OutputError, match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands"):
+    with pytest.raises(OutputError, match=r"checkpoint-1: it has no gaincurate_state\.json, and .* is in"):
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 

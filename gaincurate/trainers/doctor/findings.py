@@ -100,8 +100,8 @@ _FACTS: dict[str, dict[str, dict[str, Any]]] = json_file(Path(__file__).parent.w
 
 
 def defaults_of(trainer: str) -> dict[str, Any]:
-    """The defaults of the settings that a trainer's rules read, by dotted key."""
-    return _FACTS[trainer]["defaults"]
+    """The defaults of the settings that a trainer's rules read, by dotted key; empty for a new trainer."""
+    return _FACTS.get(trainer, {}).get("defaults", {})
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: RuleContext) -> tuple[list[Finding], list[str]]:
