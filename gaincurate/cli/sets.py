@@ -406,7 +406,7 @@ def hygiene(
         checks: Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates
             and near-duplicates, with commas between them. Default: all that the options below allow.
         examples: Rows to show of each check.
-        list_to: Write the rows that the checks found to this file, as JSON lines.
+        list_to: Write the flagged rows to this file, as JSON lines.
         overwrite: Replace the --list file.
     """
     if overwrite and list_to is None:

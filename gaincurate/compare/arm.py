@@ -56,7 +56,7 @@ class ArmJob:
 
     def __init__(self, comparison: Comparison, arm: Arm, seed: int, folder: Path) -> None:
         self.comparison, self.arm, self.seed, self.folder = comparison, arm, seed, folder
-        # The seed of schedule and trainer: no two arms share random numbers, whatever their strategies.
+        # The seed of schedule and trainer. It depends on the arm, so that arms do not share random numbers.
         self.number = int(digest_json([arm.name, seed])[:7], 16)
         self.key: Json = {"arm": arm.name, "seed": seed}
 
@@ -133,7 +133,7 @@ class ArmJob:
         `watch` is called repeatedly with the elapsed seconds; an exception from it ends the process.
 
         Raises:
-            TrainerError: the process failed; what it saved is kept.
+            TrainerError: the process failed; its files are not deleted.
         """
         command = [sys.executable, "-m", "gaincurate.compare.arm", str(self.folder)]
         try:

@@ -58,8 +58,8 @@ def compare(
     """Train and judge the remaining arms, `workers` at a time, and write the tables of the comparison.
 
     Apart from the seconds, the results do not depend on `workers`. With `tune`, the best settings of uniform
-    sampling are found first, and all arms use them. A folder that was started with `tune` stays tuned,
-    whether or not a later call has the argument.
+    sampling are determined first, and all arms use them. A folder that was started with `tune` stays tuned
+    if a later call omits the argument.
 
     Raises:
         InputError: a set, an arm or a setting is invalid.
@@ -275,7 +275,7 @@ def check_means(comparison: Comparison) -> None:
     Raises:
         InputError: TRL has no such setting; the verifier cannot be loaded; a set has no gold answers; far
             more threads than CPUs.
-        ModelError: the model cannot be found.
+        ModelError: the model does not exist.
     """
     find_model(model_at_start(comparison))
     for folder in (comparison.scored, comparison.heldout):

@@ -35,7 +35,7 @@ def read_column(scored: ScoredSet | pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _path(columns: Iterable[pa.Field], name: str) -> list[str]:
-    """The names of the column and of the nested fields that a dotted name stands for; each may have dots."""
+    """Split a dotted name into a column and its nested fields, whose names may have dots themselves."""
     for column in columns:
         if column.name == name:
             return [name]

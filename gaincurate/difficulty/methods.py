@@ -164,7 +164,7 @@ def posterior(evidence: Evidence, sizes: Sizes) -> tuple[Callable[[Floats, Float
     without information vanishes. The noise of the observations is known, not fitted: it is binomial, so a
     rate of few rollouts counts for less.
 
-    The mean of a reference is given the others. With C the covariance of what was observed, and m the prior
+    The mean of a reference is given the others. With C the covariance of the observations, and m the prior
     mean, it is y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).
     The sizes were chosen with all references. Means may leave [0, 1].
     """

@@ -3,8 +3,8 @@
 References are drawn with raw Philox bits and a seed, so that a seed gives the same prompts with every version
 of NumPy. An engine (`LocalEngine`, `ServerEngine`) has an `identity`, with everything that can change a
 completion, and `generate(prompts, done)`, which yields the samples of a shard's prompts except those in
-`done`, in parts, as they are finished. What it yielded is final. `prompts` includes those that are done, so
-that batches, which may affect completions, do not depend on when a run was killed.
+`done`, in parts, as they are finished. Yielded completions are final. `prompts` includes those that are
+done, so that batches, which may affect completions, do not depend on when a run was killed.
 """
 
 from __future__ import annotations

@@ -64,15 +64,15 @@ _WORDS = 0.1
 def search(
     scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
 ) -> list[CheckResult]:
-    """The rows that each check found.
+    """Run the checks and return the rows that each of them flags.
 
-    With `dropping`, a row that one check found is gone for those after it, so no row is found twice and none
-    stays because its only double was dropped. Without, only near duplicates leave duplicates out.
+    With `dropping`, a check ignores rows that an earlier check flagged. No row is flagged twice, and none is
+    a duplicate of a row that is dropped. Without, only the check for near duplicates ignores duplicates.
 
     Args:
         scored: the set.
-        options: what to look for.
-        dropping: whether what is found is dropped.
+        options: the checks and their settings.
+        dropping: whether the flagged rows are dropped.
         tell: called with each check's name before it begins.
 
     Raises:
@@ -131,15 +131,15 @@ def summarized(scored: ScoredSet, result: CheckResult, examples: int) -> CheckSu
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The rows that stay, `[rows]`, and the results of the checks that found the others, each row once."""
+    """A mask of the remaining rows, `[rows]`, and the results of the checks; each dropped row is in one."""
 
-    kept: Mask
-    found: list[CheckResult]
+    remaining: Mask
+    results: list[CheckResult]
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of rows that each check dropped."""
-        return {check.check: len(check.hits) for check in self.found}
+        return {check.check: len(check.hits) for check in self.results}
 
 
 def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
@@ -150,7 +150,7 @@ def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
     """
     stays = np.ones(len(scored), bool)
     left_out = LeftOut(stays, search(scored, options, dropping=True))
-    stays[[hit.place for check in left_out.found for hit in check.hits]] = False
+    stays[[hit.place for check in left_out.results for hit in check.hits]] = False
     if len(scored) and not stays.any():
         counts = ", ".join(f"{check} {count:,}" for check, count in left_out.counts.items())
         raise InputError(f"every row of {scored.folder} would be dropped ({counts}); nothing is written.")

@@ -6,7 +6,7 @@ its spellings LaTeX has. Rows are compared by hash, so memory is 8 bytes per row
 Near duplicates have a high Jaccard index (shared over all) of their sets of token triples, and the same
 numbers in the same order: the same words with other numbers are another problem. MinHash finds candidates,
 and the exact index is computed for each of them, so there are no false positives. Rows are compared in file
-order with the rows that stay, so no row is found because of a row that is found itself.
+order with the remaining rows, so no row is flagged because of a row that is itself flagged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Repeat:
 
 
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages an earlier row has, whatever their answers; groups with several are reported.
+    """Rows whose messages equal an earlier row's, with any answer; groups with several are reported.
 
     Args:
         scored: the set.

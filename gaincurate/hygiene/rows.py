@@ -1,6 +1,6 @@
 """A set's prompts as messages, in batches, and how a check reports rows.
 
-A hit stands for one row, even if it names another row that it collides with. So the listed rows are the
+A hit is one row, even if it names another row that it collides with. So the listed rows are the
 dropped rows.
 """
 
@@ -54,8 +54,8 @@ class CheckResult:
 class CheckSummary:
     """The summary of a check for a report, as plain values.
 
-    `rows` is the number of rows found and `share` their share of the set. `examples` are a few of them, each
-    {"gc_id", "text", "with"}: the beginning of the prompt, and the row that it collides with or the reason.
+    `rows` is the number of flagged rows and `share` their share of the set. `examples` are a few of them:
+    {"gc_id", "text", "with"}, the beginning of the prompt, and the row that it collides with or the reason.
     """
 
     check: str

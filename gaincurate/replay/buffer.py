@@ -135,8 +135,8 @@ class ReplayBuffer:
     def insert(self, groups: Iterable[RolloutGroup]) -> int:
         """Store the step's fresh groups, all at once or in parts; they replace the oldest in a full buffer.
 
-        A group that was inserted before (same id, version and step) only counts as repeated, whatever its
-        content, so groups of a repeated step, or from every process, are stored once.
+        A group with the id, version and step of an earlier one only increments the count of repeated groups.
+        Its content is not compared. So a repeated step, or a group from every process, is stored once.
 
         Args:
             groups: groups of the last planned step.

@@ -76,7 +76,7 @@ def report(
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
         success: the reward from which a rollout of a rollout set is right.
-        group_column: the column of groups. Default: found by name.
+        group_column: the column of groups. By default, it is detected by name.
         columns: more columns to use as levels.
 
     Raises:

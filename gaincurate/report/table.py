@@ -1,8 +1,8 @@
 """The columns of a report: signals, length, levels and groups of a scored set, as arrays.
 
-Only the columns that are needed are read. Levels and groups are found by name, or named by the user. A
+Only the columns that are needed are read. Levels and groups are detected by name, or named by the user. A
 dotted name reaches into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
-numbers. Notes list the columns that were found by name or left out.
+numbers. Notes list the columns that were detected by name or left out.
 """
 
 from __future__ import annotations

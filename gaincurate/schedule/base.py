@@ -323,7 +323,7 @@ class Selector(ABC):
         return cls.reads_scores
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
-        """Read what the next draw needs from the scored set or the newest policy.
+        """Read the inputs of the next draw from the scored set or the newest policy.
 
         Called once before each draw, after `observe`. `state_dict` need not hold what this reads from files.
 

@@ -4,9 +4,9 @@ A checkpoint is complete if it has a configuration, safetensors whose headers ac
 `trainer_state.json` that is readable if there is one. This holds only for a trainer that has ended: one that
 is still writing may add files. A trainer with another layout has its own `Finder`.
 
-A trainer that resumes from an older checkpoint repeats the steps after it. What the run did since is set
+A trainer that resumes from an older checkpoint repeats the steps after it. The run's later work is set
 aside, not deleted: rounds go to `undone/`, and a line in their file takes back the outcomes after the step.
-If the process is killed, the run stands at one of the rounds in between; going back again completes it.
+If the process is killed, the run is at one of the rounds in between; going back again completes it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def drive(
 ) -> None:
     """Run the command, a trainer with placeholders in braces, for each round that is left.
 
-    An empty command stands for that of the last call. `timeout` limits a round's training, in seconds. With
+    An empty command repeats that of the last call. `timeout` limits a round's training, in seconds. With
     `again` the newest round is trained again even if its trainer ended well. `finder` finds the trainer's
     checkpoints; by default a checkpoint is any folder with complete weights.
 

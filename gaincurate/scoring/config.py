@@ -217,10 +217,11 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ]
     prompt_column: Annotated[
         str | None,
-        Option("Column with the prompt; a.b is a struct's field. Default: found.", READING, metavar="NAME"),
+        Option("Column with the prompt; a.b is a struct's field. Default: by name.", READING, metavar="NAME"),
     ] = None
     answer_column: Annotated[
-        str | None, Option("Column with the answer, part of the id. Default: found.", READING, metavar="NAME")
+        str | None,
+        Option("Column with the answer; part of the id. Default: by name.", READING, metavar="NAME"),
     ] = None
     id_column: Annotated[
         str | None,

@@ -314,7 +314,7 @@ def gguf_doubt(files: ModelFiles) -> str | None:
 
 
 def _gguf_pretokenizer(path: Path) -> str:
-    """The value of `tokenizer.ggml.pre`; after the key stand a u32 type 8, a u64 length and the text."""
+    """The value of `tokenizer.ggml.pre`; the key is followed by a u32 type 8, a u64 length and the text."""
     key = b"tokenizer.ggml.pre" + (8).to_bytes(4, "little")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         place = data.find(key)

@@ -300,7 +300,7 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
     """
     if len(ids) > _MOST_DECODED:
         raise Unusable(
-            f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
+            f"the prompt has {len(ids):,} tokens, and the question's can be located in at most "
             f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
         )
 

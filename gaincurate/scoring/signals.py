@@ -29,7 +29,7 @@ from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_u
 LOGITS_MEMORY = 512
 """MiB for the logits of a chunk and the tensors computed from them."""
 ENTRY_BYTES = 12
-"""Memory for one logit: itself, its copy by a soft cap, and what is computed from it, each in float32."""
+"""Memory for one logit: itself, its copy by a soft cap, and a value computed from it, each in float32."""
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds
 _PARTS = 8  # of a chunk's logits, measured one after the other

@@ -165,7 +165,7 @@ class Shard:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The sums of what was passed to `Progress.advance` for it."""
+        """The sums of the values passed to `Progress.advance` for it."""
         return {"units": len(self.prompts), "tokens": self.tokens, "reused": len(self.taken)}
 
 

@@ -129,7 +129,7 @@ def export(
     view = ExportView(profile, scored, options, sizes)
     _write(view, _tables(scored, rows, pick.limit), out, facts)
     if left_out is not None and listed is not None:
-        write_lines(listed, lines(scored, left_out.found))
+        write_lines(listed, lines(scored, left_out.results))
     launch, notes = profile.launch(out.resolve(), view), list(view.remarks())
     return Exported(view, view.rows, facts, launch, notes, facts.get("dropped", {}), listed)
 
@@ -179,7 +179,7 @@ def _chosen(
         left = left[stay]
 
     if left_out is not None:
-        keep(left_out.kept[left], "by --drop")
+        keep(left_out.remaining[left], "by --drop")
     if pick.where is not None:
         matches, unknown = matching(scored, pick.where, pick.rollouts, note)
         keep(matches[left], f"by --where ({unknown[left].sum():,} of them for want of a value)")

@@ -51,9 +51,9 @@ def test_only_what_was_asked_for_and_what_it_needs(tmp_path: Path) -> None:
 def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> None:
     scored, options = one_of_each(tmp_path)
     left_out = leave_out(scored, options)
-    assert left_out.kept.tolist() == [True, *[False] * 9]
+    assert left_out.remaining.tolist() == [True, *[False] * 9]
     assert left_out.counts == dict.fromkeys(CHECKS, 1) | {"conflicting-gold": 2}
-    listed = list(lines(scored, left_out.found))
+    listed = list(lines(scored, left_out.results))
     assert [line["gc_id"] for line in listed] == [
         "again", "near", "long", "leaked", "sentinel", "word", "broken", "one", "two"
     ]  # fmt: skip

@@ -120,8 +120,8 @@ def test_a_prompt_too_long_to_be_decoded_token_by_token_is_refused_before_that(
     slow = SlowByteLevel(templates.byte_level(BY_NAME["qwen2.5"].template), add_bos=False)
     cases: list[tuple[dict[str, Any], str, bool]] = [
         ({"max_length": 50}, "tokens and the limit is 50", True),
-        ({}, "the question's can be told in at most 8,192 with a tokenizer that gives no offsets", False),
-        ({"max_length": 50, "truncate": True}, "can be told in at most 8,192", False),
+        ({}, "the question's can be located in at most 8,192 with a tokenizer that gives no offsets", False),
+        ({"max_length": 50, "truncate": True}, "can be located in at most 8,192", False),
     ]
     for options, said, overlong in cases:
         (found,) = Segmenter(slow, **options)([user("What is 2 + 2? " * 1000)])

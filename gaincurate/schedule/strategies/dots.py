@@ -429,7 +429,7 @@ class _References:
         return {**sums, "policy": policy, "outcomes": {"file": place, "hash": hash_}}
 
     def predict(self, aim: Aim) -> Prediction:
-        """Predict every row of the set from what was observed."""
+        """Predict every row of the set from the observations."""
         run, round_, group = self.context.run, self.context.round, self.options.group_column
         counts = f"{run.facts['rows']:,} prompts from {len(self.ids):,} references"
         self.context.note(f"round {round_}: predicting {counts}")

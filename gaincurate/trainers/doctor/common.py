@@ -41,7 +41,7 @@ PRESETS: dict[str, Preset] = {
         "finish, so a quick prompt can be trained twice in place of a slow one"),
     "base-model": Preset(why="each round starts from that model, so the training of earlier rounds is lost",
         advice="{checkpoint} is the run's model in the first round, then the last round's checkpoint"),
-    "data": Preset(why="every round would train on the same rows, whatever was planned",
+    "data": Preset(why="every round would train on the same rows, regardless of the plan",
         advice="a file written for this trainer below {output} will do as well"),
     "dynamic-sampling": Preset(why="groups are replaced or left out, so steps and rows do not agree"),
     "learning-rate": Preset("cost", SEGMENT, "it spans one process, so it starts over in every round"),
@@ -52,7 +52,7 @@ PRESETS: dict[str, Preset] = {
     "outcomes": Preset("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
     "output": Preset("stops", SEGMENT,
         "the checkpoint is looked for below {output}, and the run stops where there is none"),
-    "prompt-file": Preset("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
+    "prompt-file": Preset("wrong", ALWAYS, "its text is added to the scored question"),
     "prompt-key": Preset("stops", ALWAYS, "the prompt is in the column `prompt`"),
     "reference": Preset("cost", SEGMENT, "the KL reference is the model that a process starts from, so "
         "it moves every round"),
@@ -60,7 +60,7 @@ PRESETS: dict[str, Preset] = {
         "over the new file"),
     "shuffle": Preset("order", ALWAYS, f"rows are shuffled; {_ORDER_LOST}"),
     "template": Preset("wrong", ALWAYS, "the model would read the messages without its chat template, "
-        "which is not what was scored"),
+        "so they differ from the scored prompts"),
     "validation": Preset("cost", SEGMENT, "a full evaluation before every round"),
     "weights": Preset("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
 }  # fmt: skip

@@ -98,7 +98,7 @@ def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
 
 
 def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> None:
-    """Add a command's settings, after those of the files that it names, to what was read."""
+    """Add a command's settings, after those of the files that it names, to the settings read so far."""
     if main := command.given.pop("config_name", None):  # Hydra's two halves of a file's name
         folder = command.given.pop("config_path", ".")
         command.files.append(f"{folder}/{str(main).removesuffix('.yaml')}.yaml")

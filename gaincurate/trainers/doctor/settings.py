@@ -45,7 +45,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def scalar(text: str) -> Any:
-    """The value that a word of a launch line stands for."""
+    """The value of a word of a launch line."""
     word = text.strip()
     if word in _WORDS:
         return _WORDS[word]

@@ -54,7 +54,7 @@ RULES = (
         advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
     subset,
     tail,
-    common.too_long("data.max_len", "they are cut, so they are not what was scored",
+    common.too_long("data.max_len", "they are cut, so they differ from the scored prompts",
         lambda settings: settings.number("rollout.max_new_tokens") or 1),
     common.epochs("train.num_episodes"),
     common.reports(("reward.remote_url", "train.agent_func_path"), {"reward.remote_url": "reward.py"},

@@ -13,7 +13,7 @@ from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
 _SOURCE = "orchestrator.train.source.0"
-_CUT = "they are cut, so they are not what was scored"
+_CUT = "they are cut, so they differ from the scored prompts"
 _SHIPPED = words(
     "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
     "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
@@ -46,7 +46,7 @@ def sources(settings: Settings, context: RuleContext) -> Iterator[Finding]:
         advice += "prime-rl` writes its rows"
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
         if key.endswith(".env.taskset.id"):
-            why, fix = "this taskset has tasks of its own, whatever was planned", {key: "my_tasks"}
+            why, fix = "this taskset has tasks of its own, regardless of the plan", {key: "my_tasks"}
             yield from must(key, _is_own, why, name="data", fix=fix, advice=advice)(settings, context)
         elif key.endswith(".curriculum.sampler.type"):
             why = "it chooses tasks by its own pools, some again and some never"

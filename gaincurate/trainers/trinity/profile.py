@@ -66,7 +66,7 @@ def order(settings: Settings, context: RuleContext) -> Iterator[Finding]:
 
 def lengths(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     """No prompt may exceed the model's limit: longer ones are cut, or not answered."""
-    happens = "they are cut from the front, so they are not what was scored"
+    happens = "they are cut from the front, so they differ from the scored prompts"
     if not settings["model.enable_prompt_truncation"]:
         happens = "they are not answered"
     if settings["model.max_prompt_tokens"] is not None:

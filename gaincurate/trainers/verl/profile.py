@@ -135,7 +135,7 @@ RULES: tuple[Rule, ...] = (
     only(lambda settings, _: settings[_FILTER],  # data.truncation is read and not used
         common.too_long("data.max_prompt_length", "they are dropped in silence, so they never report")),
     only(lambda settings, _: not settings[_FILTER], common.too_long("data.max_prompt_length",
-        "they are cut from the left, so they are not what was scored")),
+        "they are cut from the left, so they differ from the scored prompts")),
     only(lambda _, context: not context.live and context.longest is None,
         must(_FILTER, False, "prompts over data.max_prompt_length tokens are dropped "
         "in silence, so they never report (--run tells which)", name="filter", modes=ALWAYS)),
