@@ -45,7 +45,7 @@ def asking(folder: Path, prompts: Sequence[Any], answers: Sequence[str | None] |
 
 def left(folder: Path, scored: ScoredSet, options: HygieneOptions) -> ScoredSet:
     """The set without the rows that these options drop."""
-    kept = leave_out(scored, options).kept
+    kept = leave_out(scored, options).remaining
     rows = [row for table in scored.tables(["prompt", "answer"]) for row in table.to_pylist()]
     table = [row for row, stays in zip(rows, kept.tolist(), strict=True) if stays]
     return ScoredSet(exports.make_set(folder, table, prompt="prompt"))

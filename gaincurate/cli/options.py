@@ -169,7 +169,7 @@ Marked = Iterator[tuple[Option, inspect.Parameter]]
 
 
 def _parameters(function: Any, models: Sequence[Any]) -> Marked:
-    """A command's parameters, without its config, whose class the annotation names but nothing imports."""
+    """A command's parameters except its config, whose class is imported only for type checking."""
     names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     of_options = _help(function)[1]
@@ -286,7 +286,7 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of a file by parameter; an InputError for an unknown option or a value out of range."""
+    """The values of a file by parameter; an InputError for an unknown option or an invalid value."""
     names = {_long(name, marker)[2:].replace("-", "_"): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}

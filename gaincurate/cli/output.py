@@ -158,7 +158,7 @@ def cell(row: Any, how: Cell) -> str:
 
 
 def say(line: str, indent: str = "", width: int = WIDTH) -> None:
-    """Print a sentence, wrapped to `width` or the width of the terminal.
+    """Print a sentence, wrapped to `width` or the width of the terminal, whichever is smaller.
 
     Leading spaces are kept. Lines after the first one begin with `indent`.
     """
@@ -195,7 +195,7 @@ def excerpt(value: str, width: int) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A formatted number, or a dash for None; a value that does not fit the format is unchanged."""
+    """A formatted number, or a dash for None; the value's text, cut to a line, if the format does not fit."""
     if value is None:
         return "-"
     try:

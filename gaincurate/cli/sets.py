@@ -67,7 +67,7 @@ def example(
         with reading(path, "write"):
             if path.exists() and path.read_bytes() != content:
                 raise InputError(
-                    f"{path} is there with other content: give another folder, such as "
+                    f"{path} exists with other content: give another folder, such as "
                     "`gaincurate example demo`."
                 )
     make_folder(folder)
@@ -230,7 +230,7 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> Json:
 
 
 def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
-    """The questions of these ids; empty if the scored set behind the rollouts was moved or changed."""
+    """The questions of these ids; empty if the scored set was moved or changed, or is in an object store."""
     from gaincurate.core.artifact import EXECUTION
     from gaincurate.core.files import log_lines
     from gaincurate.core.prompts import questions
@@ -368,7 +368,7 @@ def derive(
             rank-in-bin: its rank among rows of about the same length.
         bins: For rank-in-bin: length bins of about equally many rows. Default: 20.
         name: Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.
-        overwrite: Replace an existing column of that name.
+        overwrite: Replace a column of that name that was made in another way.
     """
     from gaincurate.core.scored_set import open_scores
     from gaincurate.report.length_free import derive as make
@@ -419,7 +419,7 @@ def hygiene(
     if not options.chosen():
         raise InputError("--checks names no check; name one, such as duplicates.")
     if list_to is not None and list_to.exists() and not overwrite:
-        raise OutputError(f"--list {list_to} exists; give another, or --overwrite.")
+        raise OutputError(f"--list {list_to} exists; give another file, or --overwrite to replace it.")
     scored = open_scores(folder)
     results = search(scored, options, tell=lambda check: output.note(f"looking for {check}"))
     if list_to is not None:

@@ -71,7 +71,8 @@ def _final(comparison: Json) -> Part:
     names = ["arm", *(f"seed_{seed}" for seed in comparison["setting"]["seeds"])]
     seeds = [dict(zip(names, [arm["arm"], *arm["accuracy_by_seed"]], strict=True)) for arm in arms]
     caption = (
-        "At the end; tokens ratio: tokens to the baseline's final accuracy, the arm's over the baseline's"
+        "At the end. The tokens ratio is the arm's tokens to the baseline's final accuracy, divided by the "
+        "baseline's"
     )
     blocks: list[Block] = [
         "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "

@@ -393,17 +393,17 @@ def notes(document: Json, left_out: int) -> list[str]:
         low, high = learned["interval"]
         sentences.append(
             f"It is not clear that {baseline} learned anything ({100 * learned['value']:+.1f} right answers "
-            f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): without learning, strategies "
-            "cannot differ. A larger budget or learning rate may show more."
+            f"of 100 since the start, {100 * low:+.1f} to {100 * high:+.1f}): if nothing is learned, no "
+            "difference between strategies can be seen. A larger budget or learning rate may show more."
         )
     if setting["tuned"] is not None:
         chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
         sentences.append(
             f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
             f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step and "
-            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms use them. The "
-            f"choice used the held-out prompts with other seeds, so {baseline}'s accuracy may be slightly "
-            "overestimated; the gains of other arms are not."
+            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms use these "
+            f"settings. The choice used the held-out prompts with other seeds, so {baseline}'s accuracy may "
+            "be slightly overestimated; the gains of other arms are not."
         )
     shares = {arm["arm"]: arm["cost"]["scoring"] / setting["budget_tokens"] for arm in document["arms"]}
     sentences += [
@@ -431,5 +431,7 @@ def notes(document: Json, left_out: int) -> list[str]:
             "about other tasks."
         )
     if left_out:
-        sentences.append(f"{left_out:,} held-out prompts are left out: some model has no judged completion.")
+        sentences.append(
+            f"{left_out:,} held-out prompts are left out: a model has no judged completion of them."
+        )
     return sentences

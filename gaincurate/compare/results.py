@@ -117,7 +117,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     """The measurements from facts and tables; errors begin with `where`.
 
     Raises:
-        OutputError: the tables are not those of the settings.
+        OutputError: the tables are not those of the settings, or no prompt was judged for every model.
     """
     comparison, evaluations = facts["comparison"], tables[EVALUATIONS]
     arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]

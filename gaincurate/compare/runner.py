@@ -263,7 +263,8 @@ def tasks_by_id(scored: ScoredSet, columns: Sequence[str]) -> dict[str, str]:
     for name in columns:
         column = read_column(scored, name) if name in kinds else scored.column(name)
         if pa.types.is_nested(column.type):
-            raise InputError(f"tasks = {list(columns)}: {name} holds {column.type}, not names.", column=name)
+            wrong = f"tasks = {list(columns)}: {name} holds {column.type}, not names"
+            raise InputError(f"{wrong}. Name another column, or [] for independent prompts.", column=name)
         values.append(pc.fill_null(as_texts(column), NO_GROUP).to_pylist())
     ids = scored.column(ID).to_pylist()
     return {gc_id: " ".join(task) for gc_id, *task in zip(ids, *values, strict=True) if task}

@@ -6,9 +6,9 @@ hold at 95 % for the whole family. There are two claims, and each has a method o
 - "these tasks": other seeds and other prompts of the same tasks, resampled. Prompts are drawn within their
   tasks and together for all arms, seeds and marks, because all are judged on the same ones. The largest of
   the differences, each in units of its own interval, sets the width.
-- "other tasks like these": other tasks too. Each task is one observation of a difference. The intervals are
-  Student's, because a percentile bootstrap of a dozen tasks is too narrow. Bonferroni's correction makes them
-  hold for the family.
+- "other tasks like these": other seeds, prompts and tasks. Each task is one observation of a difference. The
+  intervals are Student's, because a percentile bootstrap of a dozen tasks is too narrow. Bonferroni's
+  correction makes them hold for the family.
 
 Seeds are few, so their spread is estimated from all arms together, except for an arm whose seeds differ far
 more than the others'. The interaction of seeds with prompts or tasks is part of the spread of the seeds, so
@@ -157,7 +157,7 @@ def differences_over_tasks(
 
 
 def task_count(tasks: Ints) -> float:
-    """How many tasks of equal size say as much as these: Kish's effective number, (sum n)^2 / sum n^2.
+    """The effective number of tasks, as if all had equal size (Kish): (sum n)^2 / sum n^2.
 
     Where one task has most of the prompts, Student's t with the plain count is too narrow.
     """

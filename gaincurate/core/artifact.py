@@ -143,7 +143,8 @@ class Artifact:
     def writing(self, split: Split | None = None) -> Iterator[None]:
         """Hold the right to write the parts of `split`, or all; a LockedError if another process has it.
 
-        On exit, a folder without an identity is removed, and lock files are removed from a finished folder.
+        On exit without an identity, the work folder and new empty folders are removed; of a finished folder,
+        the lock files. With several splits everything stays, because others may write there.
         """
         split = split or Split()
         new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]

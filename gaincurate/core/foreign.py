@@ -5,7 +5,7 @@
 and the caller decides what it means: a file that is still being written, a damaged file, a line to skip.
 Errors of a parser are passed on, because they name the line. A refusal of the file system is an OSError.
 
-Values are checked for depth only if their text could be deep, so a check costs a tenth of the parsing.
+JSON is checked for depth only if its text could be deep, so that a check costs a tenth of the parsing.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def start_tracker() -> None:
 def start_workers(workers: Sequence[BaseProcess]) -> None:
     """Start worker processes with SIGINT and SIGUSR1 blocked; a signal in between is raised after the start.
 
-    A terminal sends Ctrl-C to a parent and its workers alike, and so may a scheduler. The parent handles the
-    signal and ends the workers. A worker that received it during its imports would end with a traceback. The
-    parent ends workers by SIGTERM, which is not blocked.
+    A terminal sends Ctrl-C to a parent and its workers alike, and a scheduler may send SIGUSR1 to all. The
+    parent handles the signal and ends the workers. A worker that received it during its imports would end
+    with a traceback. The parent ends workers by SIGTERM, which is not blocked.
     """
     start_tracker()  # which a process's start would do, and it unblocks SIGINT
     with ctrl_c_noted(), _deaf_to(signal.SIGINT, signal.SIGUSR1):  # blocked here, another thread takes it
@@ -240,7 +240,7 @@ def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
 
 @contextmanager
 def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
-    """A lock that is held as long as processes of `run_command` live; a LockedError if it is taken."""
+    """A lock, held in the `with` and while processes of `run_command` live; a LockedError if it is taken."""
     path, end = folder / name, time.monotonic() + _FREED
     while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
         if time.monotonic() > end:

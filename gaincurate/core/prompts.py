@@ -81,7 +81,7 @@ class Columns:
         Raises:
             PromptProblem: null, empty, or no list of messages.
         """
-        chat_text = self.chat_text or self.prompt == "messages" or self.prompt.endswith(".messages")
+        chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
     def chats(self, table: pa.Table, *, nulls: bool = False) -> Iterator[Chat | PromptProblem]:
@@ -339,7 +339,7 @@ def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool 
 
 
 def read_rows(path: Path) -> pa.Table:
-    """The rows that `write_rows` wrote; an OutputError where the file is broken."""
+    """The rows that `write_rows` wrote; an OutputError if the file is broken."""
     return read_parquet(path, broken(path, "Restore it from a copy."))
 
 

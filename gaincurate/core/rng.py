@@ -21,7 +21,7 @@ REFERENCES = 1 << 32  # of draws of reference prompts
 PASSES = 1 << 33  # the first of those of passes over groups of prompts, one for each group
 _EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
 _BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
-_BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
+_BLOCK = 1 << 19  # items at once: a few arrays of 4 MB for a set of any size
 
 
 def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floats:
@@ -29,6 +29,8 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
 
     The seed is 0 to 2^64 - 1, a stream keeps uses within a round apart, and `start` is a multiple of 4.
     """
+    if start % 4:
+        raise ValueError(f"start {start} is no multiple of 4")
     raw = _raw(seed, round_, stream, start, stop - start) >> np.uint64(12)
     # One bit less than a double has, so that the half is exact and 1 is never reached.
     numbers: Floats = (raw.astype(np.float64) + 0.5) * 2.0**-52

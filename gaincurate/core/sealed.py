@@ -1,8 +1,8 @@
 """JSON files that only this package writes. Each has a digest of its content, which detects damage.
 
 Readers do not check the fields of such a file. A file without a digest, from an older version, is not
-checked. Scored sets and rollout sets have no such files: their manifests have hashes of the shards. Every
-function raises StorageError if the file system refuses.
+checked. Identities and manifests of scored sets and rollout sets have no digest: the manifests have hashes of
+the shards. Every function raises StorageError if the file system refuses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def seal(content: Json) -> Json:
 
 
 def unseal(data: bytes) -> Json | None:
-    """The content of a sealed object's JSON, without the digest; None where it is damaged."""
+    """The content of a sealed object's JSON, without the digest; None if it is damaged."""
     try:
         content: Json = json.loads(data)
         digest = content.pop("digest", None)

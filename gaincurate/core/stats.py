@@ -100,9 +100,10 @@ def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list
 
 
 def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
-    """The partial rank correlation of two columns given a third; None if undefined (see `partial`).
+    """The partial rank correlation of two columns given a third.
 
-    It is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)).
+    It is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). None if one of the three is undefined, as for
+    a constant column, or if the third column determines one of the others.
     """
     xy, xz, yz = spearman(first, second), spearman(first, control), spearman(second, control)
     if xy is None or xz is None or yz is None:
@@ -146,7 +147,7 @@ def bounds(
     if scale == "log" and value > 0 and reach / value < _LARGEST_EXPONENT:
         return value * math.exp(-reach / value), value * math.exp(reach / value)
     low = value - reach
-    return max(0.0, low) if scale == "log" else low, value + reach  # too wide for the log scale
+    return max(0.0, low) if scale == "log" else low, value + reach  # plain, or too wide for the log scale
 
 
 def student(level: float, freedom: int) -> float:
@@ -289,7 +290,7 @@ def _bounded(value: float) -> float:
 def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | None) -> Correlation | None:
     """The correlation of the ranks of x and y given z; that of x and y if z is constant.
 
-    None if x and y have no correlation, or if z determines one of them.
+    None if the correlation of x and y is undefined, or if z determines one of them.
     """
     if xy is None or xz is None or yz is None:
         return xy

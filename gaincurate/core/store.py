@@ -1,7 +1,7 @@
 """Object stores (s3://, gs://, az://): files are copied in before the work and out after it.
 
 All work is on local files, because Arrow maps files into memory and a shard is read more than once. The
-copies are in the cache and stay there: only the user knows which copies are still needed.
+cache is never emptied, because only the user knows which copies are still needed.
 
 A bucket has no rename, no append and no lock, so a file is put whole under its final name. That is safe
 because two writers of the same file write the same bytes, and because each shard carries the identity of its

@@ -72,7 +72,7 @@ class VerifierConfig(_Config):
 
     @property
     def needs_answer(self) -> bool:
-        """Whether it compares with a gold answer; only a user's function may do without."""
+        """Whether it compares with a gold answer, as all verifiers except a user's function do."""
         return self.verifier in VERIFIERS
 
     @model_validator(mode="after")

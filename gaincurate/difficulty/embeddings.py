@@ -130,5 +130,5 @@ def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.
 
 
 def evenly_spaced(rows: int, most: int = SAMPLE) -> Ints:
-    """At most `most` places among this many rows, evenly spaced, ascending; all places if there are fewer."""
+    """At most `most` places among this many rows, evenly spaced and ascending; all if there are no more."""
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))

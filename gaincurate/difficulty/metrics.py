@@ -203,8 +203,8 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
 def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
 
-    The spread is from 1/50 to 49/50 of its maximum for that mean. If no prompt has two rollouts it is 1/3,
-    as if all rates were equally likely.
+    The spread is from 1/50 to 49/50 of its maximum for that mean. If fewer than two prompts have two
+    rollouts it is 1/3 of the maximum, as if all rates were equally likely.
     """
     count = wins + losses
     # Away from 0 and 1, which it is rounded to where rollouts are many and alike.
@@ -242,7 +242,7 @@ def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
 
     k (k - 1) (G - k) (G - k - 1) / (G (G - 1) (G - 2) (G - 3)) estimates the square of p (1 - p) without
     bias, so the square of the observed value less this estimate is the noise. None if fewer than three
-    prompts have four rollouts, rewards are neither 0 nor 1, or all values are equal.
+    prompts have four rollouts, some rewards are neither 0 nor 1, or all values are equal.
     """
     count = wins + losses
     usable = count >= 4

@@ -122,9 +122,9 @@ def make(
 class Prediction:
     """Failure rates of every row (or its p (1 - p)), `ids[i]`'s at `values[i]`, in the set's order.
 
-    `on_references` is the quality for each reference from the others, although the method's own choices have
-    seen them all. `on_halves` is that for one half of the references from the other, which are unseen (None
-    for fewer than six). `on_others` is that for observed prompts that are no references (None if there are
+    `on_references` is the quality of the prediction of each reference from the others, although choices of
+    the method used them all. `on_halves` is that of one half by a fit on the other half only (None for fewer
+    than six references). `on_others` is that for observed prompts that are no references (None if there are
     none). `observed` is the number of rows that keep their observed rate. `buckets` are those of
     `rates.buckets`; None with another method.
     """
@@ -187,9 +187,10 @@ def predict(
     Raises:
         InputError: an id is not in the set, too few prompts are observed, or the method lacks its argument.
     """
-    rows_of(scored, rates)  # before anything is fitted: that all are there
+    rows = rows_of(scored, rates)  # before anything is fitted, so that an unknown id fails early
     fit = partial(make, method, scored, adapter=adapter, group_column=group_column, columns=columns)
-    several = rates.at(np.flatnonzero(rates.wins + rates.losses >= 2)) if rates.counted else rates
+    judged_twice = rates.wins + rates.losses >= 2 if rates.counted else np.ones(len(rates.ids), bool)
+    several = rates.at(np.flatnonzero(judged_twice))
     how: Json = {}
     if target == "auto":
         target = "difficulty"
@@ -201,14 +202,15 @@ def predict(
             aims = {aim: _carried(fit(judged, target=aim), observed, aim, seed) for aim in metrics.COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
             how = {"aims": aims}
-    rates = several if target == "variance" else rates
+    if target == "variance":
+        rates, rows = several, rows[judged_twice]
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     chosen = rates.at(drawn)
     predictor = fit(chosen, target=target)
     tables = scored.tables(predictor.columns)  # one at a time, for the sake of memory
     predicted = np.concatenate([np.zeros(0), *(predictor.rows(table) for table in tables)])
-    values, rows = predicted.copy(), rows_of(scored, rates)
+    values = predicted.copy()
     values[rows] = rates.observed(target)
     named = None
     if method == "rates":  # by the posterior, which also knows what was observed
@@ -271,7 +273,7 @@ def qualities(prediction: Prediction) -> Json:
 
 
 def rows_of(scored: ScoredSet, rates: PassRates) -> Ints:
-    """The rows in the set of the prompts with outcomes, `[prompts]`; an `InputError` where one has none."""
+    """The set's rows of the prompts with outcomes, `[prompts]`; an `InputError` for one that has no row."""
     places = pc.index_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
     if places.null_count:
         absent = [rates.ids[place] for place in np.flatnonzero(places.is_null())]

@@ -469,7 +469,7 @@ def _verdict(reward: float | None) -> str:
 
 
 def _agreed(rows: list[tuple[str, float | None]]) -> tuple[str, int] | None:
-    """The answer of most completions and their number, unless one of them got a reward of 1."""
+    """The most frequent answer and its count; None if it is rare, no majority, or got a reward of 1."""
     (text, count), *_ = Counter(text for text, _ in rows if text).most_common(1) or [("", 0)]
     is_right = any(reward is not None and reward >= 1 for each, reward in rows if each == text)
     return None if count < _LEAST or 2 * count <= len(rows) or is_right else (text, count)

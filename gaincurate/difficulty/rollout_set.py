@@ -139,7 +139,7 @@ def is_rollout_set(path: Path) -> bool:
 class RolloutSet:
     """A finished rollout set, opened for reading; every shard is checked against its hash.
 
-    Raises `OutputError` for no finished rollout set, and where a file is missing or damaged.
+    Raises `OutputError` for no finished rollout set, and if a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -166,7 +166,7 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
 
     Args:
         folder: a finished rollout set.
-        success: a rollout with at least this reward is a win, any other a loss. Default: by its reward.
+        success: a rollout with at least this reward is a win, any other a loss. Default: see above.
 
     Raises:
         OutputError: no finished rollout set.

@@ -66,7 +66,7 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
 
 
 def _match(row: str, bare: str, index: EvalIndex) -> tuple[int | None, float, str]:
-    """The question that shares the most with a row: its number, the share of its n-grams, a shared text."""
+    """The question with the largest share in a row: its number, that share of its n-grams, a shared text."""
     number = index.whole.get(bare, index.whole.get(row))
     if number is not None:
         return number, 1.0, index.items[number].text
@@ -96,7 +96,7 @@ class EvalIndex:
     """The questions of evaluation sets, each once, by their n-grams and as a whole.
 
     Args:
-        files: whatever `gaincurate score` reads.
+        files: in any format that `gaincurate score` reads.
         column: the column with the question; by default found as `score` finds its prompt.
         ngram: words in an n-gram; memory grows with `ngram` times the size of the questions.
 
@@ -115,7 +115,7 @@ class EvalIndex:
             by_file[file].add(bare)
         self.whole |= numbers
         common = set[str]()
-        # File by file, because an n-gram in several files is the same question with a changed word.
+        # File by file: changed copies of a question in several files do not make its n-grams common.
         for questions in by_file.values():
             counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
             common |= {gram for gram, count in counts.items() if count >= COMMON}

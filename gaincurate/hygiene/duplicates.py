@@ -193,7 +193,8 @@ def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
 def bands(threshold: float) -> tuple[int, int]:
     """The fewest bands, and the most MinHash values in each, that find a pair at the threshold with `RECALL`.
 
-    A pair of index t shares a key of b bands of r values with probability 1 - (1 - t^r)^b; b r <= `_HASHES`.
+    With b bands of r values, a pair of index t shares a key in at least one band with probability
+    1 - (1 - t^r)^b; b r is at most `_HASHES`.
     """
     for size in range(_HASHES, 0, -1):
         missed = math.log1p(-(threshold**size)) if threshold < 1 else -math.inf

@@ -22,7 +22,7 @@ CHECKS = (
     "overlong", "sentinel-gold", "word-gold", "broken-gold", "conflicting-gold", "contaminated", "duplicates",
     "near-duplicates",
 )  # fmt: skip
-"""All checks, in the order in which they drop rows: checks of single rows come first."""
+"""All checks, in the order in which they drop rows: prompts and golds before contamination and duplicates."""
 _NEEDED = {
     "max_prompt_tokens": ("--max-prompt-tokens", "N, the trainer's limit", ("overlong",)),
     "verifier": ("--verifier", "NAME", ("broken-gold", "conflicting-gold")),

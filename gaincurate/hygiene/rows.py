@@ -98,7 +98,7 @@ def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
 
 
 def joined(messages: Sequence[Message]) -> str:
-    """The texts of all messages but the system message, one per line."""
+    """The texts of all messages but the system message, joined by line breaks."""
     return "\n".join(m["content"] or "" for m in messages if m["role"] != "system")
 
 

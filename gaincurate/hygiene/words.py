@@ -172,7 +172,7 @@ def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
         if _CJK.match(letter):
             kind = _CHARACTER
         elif letter.isalnum():
-            kind = _DIGIT if unicodedata.category(letter) in ("Nd", "No") else _LETTER
+            kind = _DIGIT if letter.isnumeric() else _LETTER
         else:
             kind = _SPACE if letter.isspace() or letter in "_\0" else _SIGN
         _KINDS[point] = kind

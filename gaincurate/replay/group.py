@@ -55,7 +55,7 @@ class RolloutGroup:
         temperature: the sampling temperature, above 0.
         top_p: the sampling top-p, in (0, 1].
         logprobs_of: see `Convention`.
-        extra: further values that the trainer needs, as JSON.
+        extra: a mapping with further values that the trainer needs, of types that JSON has.
 
     Raises:
         OutcomeError: a value cannot be used; names the prompt, the rollout and the value.
@@ -165,7 +165,8 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
         if not len(ids) == len(mask) == len(logprobs):
             yield f": rollout {index}: {len(ids)} completion_ids, {len(mask)} mask, {len(logprobs)} logprobs."
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
-            yield f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 for none."
+            why = f": logprobs of rollout {index} has a value that is not finite or above 0."
+            yield f"{why} Put 0 for a token without one, and set its mask to False."
     if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
         yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):

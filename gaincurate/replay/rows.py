@@ -56,7 +56,8 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
     try:
         table = parquet_in_memory(data)
         if table.schema.metadata != SCHEMA.metadata:
-            raise OutputError(f"{where} has no groups of format {FORMAT}; use the version that wrote it.")
+            why = f"{where} has no groups of format {FORMAT}"
+            raise OutputError(f"{why}; use the gaincurate version that wrote it.")
         groups = []
         for row in range(len(table)):
             fields = {name: _value(table.column(name)[row]) for name in SCHEMA.names}

@@ -75,7 +75,7 @@ def report(
         folder: the scored set.
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, as `--rollouts` takes them.
-        success: the reward from which a rollout of a rollout set is right.
+        success: the least reward of a right rollout in a rollout set.
         group_column: the column of groups. By default, it is detected by name.
         columns: more columns to use as levels.
 
@@ -251,7 +251,7 @@ def _read(path: Path, success: float | None, scored: ScoredSet) -> list[Policy]:
         return [("rollouts", path, replace(rates, source=source), [])]
     if success is not None:
         raise InputError(
-            f"--success {success:g} needs a rollout set, which has every reward, and {path} is none. Give "
+            f"--success {success:g} needs a rollout set, which has every reward, and {path} is not one. Give "
             "right and wrong rollouts in it as 1 and 0, and leave --success out.",
             path=str(path),
         )

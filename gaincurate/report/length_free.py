@@ -1,4 +1,4 @@
-"""A signal without what length says, as a column beside a finished set (contract 1b).
+"""A signal without the effect of length, as a column beside a finished set.
 
 `residual` is the signal less its usual value at that length. `rank_in_bin` is its rank among prompts of about
 the same length. Missing values (NaN) stay missing. The same call again changes nothing.
@@ -63,7 +63,7 @@ def derive(
     Raises:
         InputError: no such column, one without numbers, no values, a name that cannot be used, or bins for
             the other way.
-        OutputError: a column of that name exists and was made otherwise.
+        OutputError: a column of that name exists and was made in another way.
     """
     if bins is not None and way != "rank-in-bin":
         raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
@@ -116,7 +116,7 @@ def residual(signal: Floats, length: Floats) -> Floats:
     """Subtract from a signal its usual value at that length.
 
     The usual value is a cubic spline on log length, fitted by least squares, with five inner knots at
-    quantiles of the distinct lengths (fewer where there are few). An isotonic fit would not do, because a
+    quantiles of the distinct lengths (fewer where there are few). An isotonic fit is not used, because a
     signal may rise with length and fall again.
 
     Args:

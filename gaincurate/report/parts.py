@@ -172,7 +172,7 @@ def signed(value: float | None, places: int = 2) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share from 0 to 1 as a percentage, not rounded to 0 % or 100 %."""
+    """A share from 0 to 1 as a percentage; only exact shares are shown as 0 % and 100 %."""
     if value is None:
         return NONE
     percent = 100 * value

@@ -271,7 +271,7 @@ def _needed(judged: Judged, inside: str) -> str:
         return ""
     needed = judged.relation.overall.rows * ((beyond.high - beyond.low) / 2 / MATTERS) ** 2
     size = 10 ** (len(str(round(needed))) - 1)
-    return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} would do)"
+    return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} suffice)"
 
 
 def headline(verdicts: Sequence[SignalVerdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
@@ -331,7 +331,7 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
         return None
     text = "The worth of the scores for training is unknown without pass rates. "
     if "difficulty" in roles:
-        text += "A level is another judge's difficulty, not the learning signal of this model. "
+        text += "A level is a difficulty by another judge and does not show what this model can learn from. "
     if verifier is None:
         return (
             f"{text}The set has no column of answers for a verifier: `gaincurate difficulty rollout` takes "

@@ -186,7 +186,7 @@ class Context:
 
     A row is a place in the scored set, from 0. A rank is a place in the order that the strategy draws from.
     The set is the one that the run was opened with, also after a re-scoring: embeddings of two models are not
-    comparable. Every property reads its file when it is asked for.
+    comparable. Every property reads its file on each access.
     """
 
     run: Run

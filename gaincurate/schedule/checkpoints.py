@@ -106,7 +106,7 @@ def why_not_whole(folder: Path) -> str | None:
 
 
 def weight_names(folder: Path) -> list[str] | None:
-    """The files that a folder's weights are in, there or not; None where its index cannot be read."""
+    """The files that a folder's weights are in, there or not; None if its index cannot be read."""
     if not (folder / INDEX).is_file():
         return ["model.safetensors"]
     try:
@@ -130,7 +130,7 @@ def _candidates(folder: Path, depth: int) -> list[Path]:
 
 
 def _state(folder: Path) -> int | None:
-    """The step in `trainer_state.json`; None where there is none or it is not finished."""
+    """The step in `trainer_state.json`; None if there is none or it is not finished."""
     try:
         step = json_file(folder / "trainer_state.json")["global_step"]
         return int(step) if 0 <= step < 2**63 else None
@@ -169,7 +169,7 @@ def whole(path: Path) -> bool:
 def safetensors_header(path: Path) -> tuple[Json, int]:
     """The header of a safetensors file, an entry for each tensor by name, and the place where tensors begin.
 
-    Raises OSError where it cannot be read, ValueError where it is cut short, or no such file.
+    Raises OSError if it cannot be read, ValueError if it is truncated or not a safetensors file.
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
@@ -203,7 +203,7 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Fin
 
 
 def recorded_model(folder: Path) -> str | None:
-    """The model that scored a set: the alias, a whole path, or a Hub id. None where nothing says so."""
+    """The model that scored a set: the alias, a whole path or a Hub id; None if it is not recorded."""
     return None if (place := _place(folder)) is None else str(place["name"])
 
 
@@ -211,8 +211,9 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
     """The folder of the model that scored a set, or its .gguf file; None if the set does not record it.
 
     The scoring run's log names its place, which may hold another model by now. So this compares the hash of
-    the weights with the one in the set's identity. For a model of the Hub that is not on this machine it
-    returns the name, with a note. Raises ModelError if the folder or file is gone or has other weights.
+    the weights with the one in the set's identity, because rounds with a wrong model cost more. For a model
+    of the Hub or the demo model that is not on this machine it returns the name, with a note. Raises
+    ModelError if the folder or file is gone or has other weights.
     """
     place = _place(scored.folder)
     if place is None:

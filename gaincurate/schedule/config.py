@@ -100,7 +100,7 @@ class ScheduleConfig(BaseModel):
         str, Option(f"{', '.join(STRATEGIES)}, or module:Class for your own.", metavar="NAME")
     ]
     budget: int = Field(ge=1)
-    """Distinct prompts in a round. The command finds it where a strategy's own options make it."""
+    """Distinct prompts in a round. If a strategy's own options determine it, the command computes it."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000), Option("Rounds in the run.")]
     seed: Annotated[int, Field(ge=0, lt=2**64), Option("Seed of all random numbers.")] = 0
     by: Annotated[

@@ -305,7 +305,7 @@ class Schedule:
 
     @property
     def round(self) -> int:
-        """The newest round, from 0; -1 where the first waits for its references."""
+        """The newest round, from 0; -1 if the first waits for its references."""
         return self._run.round
 
     @property
@@ -328,12 +328,12 @@ class Schedule:
         return read_rows(self._run.data(self._run.newest()))
 
     def report(self, outcomes: Iterable[Mapping[str, Any]], *, attempt: int | None = None) -> None:
-        """Append outcomes of the newest round: `gc_id`, `reward`, and what else a line may have.
+        """Append outcomes of the newest round: `gc_id`, `reward`, and other keys of a line.
 
-        `round` is filled in where a line has none, and so is `attempt`. All calls of one object are one
-        attempt at the round. Where an earlier process reported a part of the round and ended, the first call
-        begins a new attempt, which replaces that part: all of it, or from the first `step` of the new lines
-        on. Where another process that reported is alive, as in data-parallel training, the calls of both are
+        `round` is filled in if a line has none, and so is `attempt`. All calls of one object are one attempt
+        at the round. If an earlier process reported a part of the round and ended, the first call begins a
+        new attempt, which replaces that part: all of it, or from the first `step` of the new lines on. If
+        another process that reported is alive, as in data-parallel training, the calls of both are
         one attempt.
 
         Args:
@@ -368,9 +368,9 @@ class Schedule:
         """Take the newest round's outcomes and plan the next round.
 
         Args:
-            checkpoint: what the round's training left; needed where a re-scoring is due, or where references
-                are rolled out with it.
-            references: what the next round's references did, for strategy `dots`: outcomes, or a rollout set.
+            checkpoint: the checkpoint of the round's training; needed if a re-scoring is due, or if
+                references are rolled out with it.
+            references: for strategy `dots`, outcomes of the next round's references, or a rollout set.
 
         Returns:
             Whether there is a next round.

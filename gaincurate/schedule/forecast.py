@@ -154,7 +154,7 @@ class Forecast:
 def read_references(config: ForecastConfig) -> PassRates:
     """Pass rates of the newest policy in `--rollouts`.
 
-    Raises InputError where they cannot be read, OutputError for an unfinished or damaged rollout set.
+    Raises InputError if they cannot be read, OutputError for an unfinished or damaged rollout set.
     """
     if is_rollout_set(config.outcomes):
         return of_rollouts(config.outcomes, config.success)
@@ -347,8 +347,8 @@ def _sources(
 def _expected(
     view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """What `posterior` expects without the outcomes of a fold: for each fold its references, failure rates
-    `[rows]` and the number of rollouts behind each; and the labels that it noticed last.
+    """The expectations of `posterior` without the outcomes of a fold: for each fold its references, failure
+    rates `[rows]` and the number of rollouts behind each; then the labels that it noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
     selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)

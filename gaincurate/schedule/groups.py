@@ -57,7 +57,7 @@ class PromptGroups:
     """The group of each prompt, and the share of each group in a round.
 
     `labels` `[rows]` is the group of each rank, `sizes` `[groups]` the number of prompts of each group, and
-    `parts` `[groups]` its share of a round, as an integer part of their sum.
+    `parts` `[groups]` an integer each; a group's share of a round is `parts / parts.sum()`.
     """
 
     labels: Labels

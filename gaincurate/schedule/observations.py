@@ -3,9 +3,10 @@
 Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
 read. In `status` a problem in a file of outcomes is not an error, so that a user sees it.
 
-Outcomes of earlier training (`--history`) and the rows for which a condition holds (`--where`) are copied
-into the run's folder when it is opened, so that a file that changes afterwards changes no plan. A strategy
-weights the sum of the earlier runs, because a few hundred outcomes do not determine a weight for each.
+Outcomes of earlier training (`--history`), other models' rates (`--rates`) and the rows for which a condition
+holds (`--where`) are copied into the run's folder when it is opened, so that a file that changes afterwards
+changes no plan. A strategy weights the sum of the earlier runs, because a few hundred outcomes do not
+determine a weight for each.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def rescore(
         are `scores`, the set that C_t is taken from, `probe`, the set that later probes are compared with,
         `order`, the digest of a new order, and `ordered_by`, the set that it goes by.
 
-    Raises InputError for a checkpoint that is not complete, GaincurateError where the scoring failed, and
+    Raises InputError for a checkpoint that is not complete, GaincurateError if the scoring failed, and
     OutputError for a checkpoint that reads the prompts as other tokens than the first model.
     """
     config, round_ = run.config.rescore, state["round"]

@@ -152,7 +152,7 @@ def advance(
     references, if a person has one.
 
     Returns:
-        The next round's folder; None where that was the last round.
+        The next round's folder; None if that was the last round.
 
     Raises:
         InputError: the outcomes cannot be used, or a checkpoint is needed; the run is unchanged.
@@ -366,11 +366,12 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
     """The ranks that a strategy drew, `[budget]`: distinct, below `count`."""
     ranks = np.asarray(drawn)
     whole = ranks.dtype.kind in "iu" and ranks.shape == (config.budget,)
-    if not whole or len(np.unique(ranks)) < len(ranks) or ranks.min() < 0 or ranks.max() >= count:
+    distinct = len(np.unique(ranks)) if whole else 0
+    if distinct < config.budget or ranks.min() < 0 or ranks.max() >= count:
+        shown = f", {distinct} of them distinct" if whole else ""
         raise InputError(
-            f"strategy {config.strategy} drew ranks of shape {ranks.shape} and type {ranks.dtype}, "
-            f"{len(np.unique(ranks))} of them distinct; a round needs {config.budget} distinct whole numbers "
-            f"from 0 to {count - 1}."
+            f"strategy {config.strategy} drew ranks of shape {ranks.shape} and type {ranks.dtype}{shown}; a "
+            f"round needs {config.budget} distinct whole numbers from 0 to {count - 1}."
         )
     return ranks.astype(np.int64)
 
@@ -378,7 +379,7 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 def _checked_shares(
     config: ScheduleConfig, selector: base.Selector, strata: PromptGroups, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The prompts of each group in a round, None without groups; a quota that is missed may be an error."""
+    """The number of prompts of each group, None without groups; an InputError for a quota that must hold."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)

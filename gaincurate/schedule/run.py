@@ -59,7 +59,7 @@ def damaged(path: Path, why: str = "its bytes do not match the hash in it") -> O
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of a run's folder, mapped. Raises OutputError where it is missing or damaged."""
+    """A table of a run's folder, mapped. Raises OutputError if it is missing or damaged."""
     return read_ipc(path, lambda why: damaged(path, why))
 
 

@@ -81,7 +81,7 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
     empty variable counts as not set.
 
     Raises:
-        InputError: no variables are set, or only some of them: a wrong part would leave rows unscored.
+        InputError: the variables are not set or inconsistent: a wrong part would leave rows unscored.
     """
 
     def number(name: str) -> int:

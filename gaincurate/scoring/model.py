@@ -278,8 +278,12 @@ def load_tokenizer(files: ModelFiles) -> Any:
     import transformers
 
     tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
-    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # transformers without its files
-        raise ModelError(f"{files.name} has no tokenizer: copy tokenizer.json and its other files there.")
+    added = {*tokenizer.all_special_tokens, *getattr(tokenizer, "added_tokens_encoder", ())}
+    if not tokenizer.get_vocab().keys() - added:  # transformers replaces missing files by an empty vocabulary
+        raise ModelError(
+            f"{files.name} has no tokenizer: its vocabulary is empty. Copy tokenizer.json, or the vocabulary "
+            f"files, into {files.folder}."
+        )
     if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
         # It splits digits one by one, which the conversion omits: visible in two blanks before a digit.
         from tokenizers import pre_tokenizers
@@ -329,7 +333,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto:
     """The model in evaluation mode on `device`, loaded by transformers' class `auto` (default: headless).
 
     Raises:
-        ModelError: the weights are not readable or incomplete, or do not fit into memory.
+        ModelError: the weights are unreadable or incomplete, or do not fit into the main memory.
     """
     import torch
     import transformers

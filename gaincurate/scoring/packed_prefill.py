@@ -86,7 +86,7 @@ class PackedPrefill:
             raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
-        """Run all prompts in order, in batches of at most `budget` tokens; shared prefixes run once."""
+        """Run all prompts, long ones last, in batches of up to `budget` tokens; shared prefixes run once."""
         long = list(map(self._prefill.is_long, prompts))
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
@@ -99,7 +99,7 @@ class PackedPrefill:
     def _parts(
         self, batch: list[int], prompts: Sequence[Segmented], shared: Set[bytes]
     ) -> Iterator[list[int]]:
-        """Split a batch so that each part has at most `_CACHED_TOKENS` tokens of shared prefixes."""
+        """Parts of a batch with up to `_CACHED_TOKENS` tokens of shared prefixes, or with a longer one."""
         part: list[int] = []
         held: dict[bytes, int] = {}
         for place in batch:
@@ -136,7 +136,11 @@ class PackedPrefill:
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Segmented], shared: Set[bytes] = frozenset()) -> PackedStates:
-        """Hidden states of a batch. `shared` prefixes (`prefix_of`) are computed separately, once."""
+        """Hidden states of a batch. `shared` prefixes (`prefix_of`) are computed separately, once.
+
+        Raises:
+            UnsupportedAttention: not every layer called the attention as expected.
+        """
         prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
         begins = [0 if before is None else before.tokens for before in prefixes]
         parts = list(zip(prompts, begins, map(self.stop, prompts), strict=True))
@@ -184,7 +188,9 @@ def _compare(plain: Sequence[PackedStates], packed: PackedStates) -> None:
         pairs = [(packed.hidden[begin:stop], expected.hidden)]  # without a shared prefix
         if packed.final is not None and expected.final is not None:
             final = packed.final[begin:stop]
-            if prefix is not None and prefix.last is not None:  # where the question's first is predicted
+            if (
+                prefix is not None and prefix.last is not None
+            ):  # where the question's first token is predicted
                 final = torch.cat([prefix.last[None], final])
             pairs.append((final, expected.final))
         for got, whole in pairs:

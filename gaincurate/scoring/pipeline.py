@@ -64,6 +64,7 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
         OutputError: `out` holds the scores of another run.
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
+        GaincurateError: a worker died, or the device has too little memory for one prompt.
     """
     arguments = {"data": str(data), "model": str(model), "out": Path(out), **options}
     return score_dataset(checked(ScoreConfig, arguments, keywords=True))

@@ -287,9 +287,9 @@ def make_identity(
         layer = config.layer % depth
     elif config.layer != -1:
         raise InputError(
-            f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."
+            f"--layer {config.layer} goes with --site mlp_input; final_norm comes after the last layer."
         )
-    # Without the local build tag (2.13.0+cpu): it names the wheel's origin, and `device` has the device.
+    # Without the local build tag (2.13.0+cpu), which names the wheel; `device` names the hardware.
     libraries = (*LIBRARIES, "gguf") if model.files.gguf else LIBRARIES
     installed = {name: importlib.metadata.version(name) for name in libraries}
     if model.backend == "triton":

@@ -194,7 +194,7 @@ class Segmenter:
             )
         if hits > 1:
             raise Unusable(
-                f"the question stands {hits} times in the rendered prompt and the chat template's frame "
+                f"the question occurs {hits} times in the rendered prompt and the chat template's frame "
                 "around it cannot be told"
             )
         start = text.index(question)
@@ -242,11 +242,11 @@ class Segmenter:
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
     ) -> Segmented:
-        """Segment at the tokens that overlap the question; a token across a border belongs to it."""
+        """Segment at the tokens that overlap the question. One across its border belongs to the question."""
         touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
         places = np.flatnonzero(touches)
         if not len(places):
-            raise Unusable("no token stands for the question")
+            raise Unusable("no token overlaps the question")
         prefix, end = int(places[0]), int(places[-1]) + 1
         read = ids if self.tails else ids[:end]
         unknown = read[read >= (self.vocab_size or np.iinfo(np.int32).max)]

@@ -206,6 +206,7 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     written last: without it, the folder is not complete. Raises InputError if `model` has no configuration,
     TrainerError if the checkpoint was deleted, and StorageError if the file system refuses.
     """
+    begun = False
     try:
         files = _files(checkpoint, model)
         record: Json = {
@@ -215,20 +216,28 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         }
         if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
             return
-        shutil.rmtree(into, ignore_errors=True)
+        _delete(into)
+        begun = True
         into.mkdir(parents=True)
         for name, file in files.items():
             _link(file, into / name)
         write_sealed(into / RECORD, record)
     except OSError as error:
-        if not (into / RECORD).exists():
-            shutil.rmtree(into, ignore_errors=True)
+        if begun:
+            _delete(into)
         if not isinstance(error, FileNotFoundError):
             raise storage_error(into, error) from error
         raise TrainerError(
             f"{checkpoint.path} was deleted before it could be held. Run this again, and let the trainer "
             "keep more than one (save_total_limit and the like)."
         ) from error
+
+
+def _delete(folder: Path) -> None:
+    """Delete a held folder, its record first, so that a kill leaves no record without its files."""
+    with suppress(OSError):
+        (folder / RECORD).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def changed(held: Path) -> list[str]:
@@ -241,7 +250,7 @@ def see_unchanged(held: Path) -> None:
     """Delete held files that have changed, and raise TrainerError, because their scores mix two models."""
     if names := changed(held):
         checkpoint = read_sealed(held / RECORD)["checkpoint"]
-        shutil.rmtree(held, ignore_errors=True)
+        _delete(held)
         raise TrainerError(
             f"{checkpoint} was written again in place while it was scored ({names[0]}), so its scores mix "
             "two models. Let the trainer write each checkpoint to a folder of its own, and run this again."
@@ -331,7 +340,7 @@ class TrainerFinder(Finder):
         root = root.resolve()
         for before in _holds(run):
             if Path(before) != root and root in Path(before).parents:
-                self._note(f"round {run.round}: goes on with {before}, which is held since the last time")
+                self._note(f"round {run.round}: continues with {before}, which is still held")
                 return before
         checkpoint, why = self._newest(root)
         if checkpoint is None:
@@ -340,7 +349,7 @@ class TrainerFinder(Finder):
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
-        """Yield a copy of a checkpoint for `gaincurate score`; it is deleted afterwards, except on an error.
+        """Yield a folder with a checkpoint's files, for `gaincurate score`; it is deleted if no error occurs.
 
         Raises InputError if the checkpoint cannot be used, TrainerError if it changed while it was scored.
         """
@@ -353,6 +362,8 @@ class TrainerFinder(Finder):
             into = self._hold(run, theirs)
         yield str(self._merged(run, into) if into.name.endswith(_ADAPTER) else into)
         see_unchanged(into)
+        for each in into.parent.glob("*"):
+            _delete(each)
         shutil.rmtree(into.parent, ignore_errors=True)
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
@@ -364,7 +375,7 @@ class TrainerFinder(Finder):
             into = model.with_name(f"{model.name}{_ADAPTER}")
         for other in (*place.parent.glob("*"), *place.glob("*")):
             if other not in (place, into, model):
-                shutil.rmtree(other, ignore_errors=True)
+                _delete(other)
         hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
 
@@ -374,16 +385,16 @@ class TrainerFinder(Finder):
         record = read_sealed(adapter / RECORD)
         if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
             return model
-        shutil.rmtree(model, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(model)]
         command += ["--base", record["base"]] if record["base"] else []
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.round) / "merging.log"
         try:
             with command_lock(run.folder, "scoring.lock") as lock:
+                _delete(model)  # under the lock: a merge whose parent was killed may still be writing
                 seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
         except TrainerError as error:
-            why = (last_line(log) or "it said nothing").removeprefix("error: ")
+            why = (last_line(log) or "it wrote nothing").removeprefix("error: ")
             raise GaincurateError(f"the adapter was not merged: {why} (log: {log}).", log=str(log)) from error
         run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
         write_sealed(model / RECORD, {"merged": record})
@@ -391,7 +402,7 @@ class TrainerFinder(Finder):
 
 
 def _place(run: Run) -> Path:
-    """The folder for the newest round's held checkpoint, which keeps its name below it, also in scores."""
+    """The folder for the newest round's checkpoint, which is below it under its own name, as in scores."""
     return run.folder / "held" / f"{run.round:05d}"
 
 

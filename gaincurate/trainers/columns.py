@@ -317,7 +317,7 @@ class ExportView:
         kind, self._writes_answers = self._answer_type, True
         is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
         is_number = self._numbers_as_text = is_number and not keeps_numbers
-        is_text = kind == pa.string() or (as_text and not self.id_in_answer)
+        is_text = kind == pa.string() or (as_text and not self.id_in_answer)  # JSON with the id keeps types
 
         def values(rows: Rows) -> list[Any]:
             answers = rows.answers

@@ -26,7 +26,8 @@ class NextConfig(_Options):
 
     run: _Run
     checkpoint: Annotated[
-        Path | None, Option("The round's checkpoint, if it is scored now; with --trainer, the output root.")
+        Path | None,
+        Option("The round's checkpoint, if a re-scoring is due; with --trainer, its output root."),
     ] = None
     trainer: _Trainer = None
     outcomes: Annotated[
@@ -47,7 +48,8 @@ class DriveConfig(_Options):
     command: Annotated[
         list[str] | None,
         Option(
-            "The trainer. Replaces {data} {round} {checkpoint} {outcomes} {output}. Default: the last one.",
+            "The trainer's command; {data} {round} {checkpoint} {outcomes} {output} are filled in. Default: "
+            "the last one.",
             metavar="-- CMD ...",
             argument=True,
         ),

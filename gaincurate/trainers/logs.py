@@ -43,7 +43,8 @@ def find_files(path: Path) -> list[Path]:
         if all(by_kind) and place.is_dir():
             names = ", ".join(sorted(str(min(group)) for group in by_kind))
             raise OutcomeError(
-                f"--outcomes {place} holds logs of two kinds ({names}), which may count twice; name one kind."
+                f"--outcomes {place} holds logs of two kinds ({names}), so rollouts could count twice; name "
+                "the files of one kind."
             )
         files.update(*by_kind)
     if not files:

@@ -56,7 +56,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     Args:
         run: the run's folder.
         note: called with messages for the user.
-        checkpoints: whether `checkpoint` is current at every round's end, so that it may roll out references.
+        checkpoints: whether `checkpoint` is current at every round's end, to roll out references with.
         ahead: sentences on why a trainer may ask for prompts before outcomes are in, for the error.
 
     Raises:
@@ -179,7 +179,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         if self.position % count:
             raise InputError(
                 f"the trainer takes {count:,} prompts a step and the checkpoint was saved after "
-                f"{self.position:,} of the round's {self.budget:,}, so resume with its batch size."
+                f"{self.position:,} of the round's {self.budget:,}, no multiple: resume with its batch size."
             )
         if self.position >= self.budget and not self.turn():
             return []

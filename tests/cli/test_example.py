@@ -67,7 +67,7 @@ def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tm
     (tmp_path / "reward.py").write_text("mine = 1\n")
     refused = run("example", tmp_path)
     assert refused.exit_code == 2
-    assert f"{tmp_path / 'reward.py'} is there with other content" in refused.stderr
+    assert f"{tmp_path / 'reward.py'} exists with other content" in refused.stderr
     assert tree(tmp_path) == {"reward.py": b"mine = 1\n"}
 
 

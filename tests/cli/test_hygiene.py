@@ -44,7 +44,7 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     assert ids(listed) == [*alone, "one", "two", "two"]
     assert tree(scored) == before
     again = gaincurate("hygiene", scored, "--list", listed)
-    sentence = f"error: --list {listed} exists; give another, or --overwrite.\n"
+    sentence = f"error: --list {listed} exists; give another file, or --overwrite to replace it.\n"
     assert (again.exit_code, again.stderr) == (2, sentence)
     assert gaincurate("hygiene", scored, "--list", listed, "--overwrite").exit_code == 0
     assert ids(listed) == ["again", "near", "sentinel", "word", "two"]

@@ -149,7 +149,7 @@ def commands(app: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 @pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_help_at_80_columns_is_whole_and_many_options_can_come_from_a_file(command: tuple[str, ...]) -> None:
-    narrow = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    narrow = CliRunner(env={"COLUMNS": "80"})
     shown = narrow.invoke(gaincurate_app, [*command, "--help"]).stdout
     assert "…" not in shown
     assert not re.search(r"<bool>|range>|<str>|<int>|<float>|Undefined|<path>", shown.partition("Options")[2])
@@ -160,7 +160,7 @@ def test_help_at_80_columns_is_whole_and_many_options_can_come_from_a_file(comma
 
 
 def test_the_help_of_an_option_stands_in_the_docstring_or_at_the_option() -> None:
-    wide = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    wide = CliRunner(env={"COLUMNS": "200"})
     for command, text in {
         "derive": "The number column to free of length.",
         "hygiene": "Overlong: the trainer's limit.",

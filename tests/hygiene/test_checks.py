@@ -72,7 +72,7 @@ def test_a_double_of_a_dropped_row_stays(tmp_path: Path) -> None:
     """A broken answer is dropped first, so that the same question with a good one is not lost as its double."""
     scored = asking(tmp_path / "set", ["which?", "which?", "Which?"], [None, "4", "4"])
     options = HygieneOptions(("broken-gold", "duplicates"), verifier=EXACT)
-    assert leave_out(scored, options).kept.tolist() == [False, True, False]
+    assert leave_out(scored, options).remaining.tolist() == [False, True, False]
     found = search(scored, options)
     assert [(line["gc_id"], line["check"]) for line in lines(scored, found)] == [
         ("id0000", "broken-gold"),
@@ -84,7 +84,7 @@ def test_a_double_of_a_dropped_row_stays(tmp_path: Path) -> None:
 def test_near_duplicates_alone_take_duplicates_too(tmp_path: Path) -> None:
     scored = asking(tmp_path / "set", [LONG, LONG, LONG + " please"])
     options = HygieneOptions(("near-duplicates",))
-    assert leave_out(scored, options).kept.tolist() == [True, False, False]
+    assert leave_out(scored, options).remaining.tolist() == [True, False, False]
     assert not any(one.hits for one in search(left(tmp_path / "once", scored, options), HygieneOptions()))
 
 

@@ -142,14 +142,14 @@ def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None
     assert found["gc_good"].sentence.endswith("for training is unknown without pass rates.")
     assert found["gc_angle"].verdict == "no-more-than-length"
     assert world.document.unknown is not None
-    assert "A level is another judge's difficulty" in world.document.unknown
+    assert "A level is a difficulty by another judge" in world.document.unknown
 
 
 def test_few_rollouts_are_too_few_to_say(tmp_path: Path) -> None:
     found = World().report(tmp_path, outcomes=True, observed=40)
     assert found["gc_partly_length"].verdict == "not-enough-rows"
     assert "40 prompts with " in found["gc_partly_length"].sentence
-    assert " would do)." in found["gc_partly_length"].sentence
+    assert " suffice)." in found["gc_partly_length"].sentence
     fewer = World().report(tmp_path / "fewer", outcomes=True, observed=20)
     assert fewer["gc_good"].verdict == "not-enough-rows"
 

@@ -164,7 +164,7 @@ def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) ->
     with pytest.raises(ModelError, match=r"the model's tokenizer fails \(.+\). Copy its files again."):
         Segmenter(tokenizer)([[{"role": "user", "content": "What is 1?"}]])
     file.write_text(json.dumps({**whole, "model": {**words, "vocab": {}}, "added_tokens": []}))
-    with pytest.raises(ModelError, match=r"has no tokenizer: copy tokenizer\.json"):
+    with pytest.raises(ModelError, match="has no tokenizer: its vocabulary is empty"):
         load_tokenizer(find_model(str(folder)))
 
 

@@ -2,9 +2,9 @@
 
 Before each draw K new reference prompts are drawn and observed, and the other prompts' failure rates d are
 predicted from them (`prepare`). Prompt q is then drawn with P(q) proportional to exp(-|d_q - alpha| / tau),
-without replacement. References are left out. With `target = variance` what is predicted is p (1 - p) itself
-and P(q) is proportional to exp(v_q / tau). With `auto` the references of round 0 say which of the two, once
-for the whole run. d is the failure rate everywhere: 1 where every rollout fails.
+without replacement. References are left out. With `target = variance`, p (1 - p) itself is predicted and
+P(q) is proportional to exp(v_q / tau). With `auto` the references of round 0 decide between the two, once for
+the whole run. d is always the failure rate: 1 if every rollout fails.
 
 Outcomes of references come from a rollout set or from a file that a user writes. Both are written in one
 form, so a prediction does not depend on their source. `gaincurate difficulty rollout` makes the rollouts in a
@@ -195,8 +195,8 @@ class Dots(base.Selector):
     def prepare(self, context: Context) -> None:
         """Have the references observed and the failure rates of all prompts predicted.
 
-        With `auto` the first references choose the target. Raises NotReadyError where there are no outcomes
-        of the references and the run cannot make them (yet), OutcomeError where they cannot be used.
+        With `auto` the first references choose the target. Raises NotReadyError if there are no outcomes of
+        the references and the run cannot make them now, OutcomeError if they cannot be used.
         """
         rows, options, path = self.references(context.round), self.options, context.reference_outcomes
         references = _References(context, rows, options)
@@ -220,10 +220,10 @@ class Dots(base.Selector):
         return draw_references(self.pool.rows, self.options.references, seed_of(self.pool.seed, round_))
 
     def inform(self, values: Floats, references: Ints) -> None:
-        """Take what is predicted for the next draw.
+        """Set the predictions for the next draw.
 
         Args:
-            values: `[rows]`, failure rates, or p (1 - p) where that is the target.
+            values: `[rows]`, failure rates, or p (1 - p) if that is the target.
             references: rows that are not drawn.
         """
         self._values, self._references = values, references
@@ -244,12 +244,12 @@ class Dots(base.Selector):
         return {"aim": self._aim} if self.options.aim == "auto" else {}
 
     def load_state_dict(self, state: Json) -> None:
-        """Go on with that aim."""
+        """Restore that aim."""
         if self.options.aim == "auto":
             self._aim = state.get("aim", "difficulty")
 
     def plan_facts(self, rows: Ints) -> Json:
-        """The predictions of the prompts, and what the references did."""
+        """The predictions of the prompts, and the facts about the references."""
         return {"predicted": self._values[rows].tolist(), "references": self._reference_facts}
 
     def metrics(self) -> dict[str, float]:
@@ -262,12 +262,13 @@ class Dots(base.Selector):
 def see_live(run: Run, checkpoints: bool) -> None:
     """Raise InputError if a trainer cannot follow a run in one long process.
 
-    It cannot if it does not take part in the observation of references. With `checkpoints` the trainer saves
-    its policy at the end of every round.
+    That is so if references are observed between rounds and neither a server of the newest policy nor, with
+    `checkpoints`, the checkpoint that the trainer saves at the end of every round can roll them out.
     """
+    if not base.load(run.config.strategy).observes_references:
+        return
     rollout = run.config.options.get("rollout")
-    observed_live = rollout is not None and (checkpoints or "server" in rollout)
-    if observed_live or not base.load(run.config.strategy).observes_references:
+    if rollout is not None and (checkpoints or "server" in rollout):
         return
     raise InputError(
         f"{run.folder} observes references between rounds, and a trainer that follows it live does not wait "

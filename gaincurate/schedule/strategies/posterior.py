@@ -8,10 +8,10 @@ neither all right nor all wrong.
 
 The prior of a prompt with label l is Beta(s m, s (1 - m)), by empirical Bayes. The mean m is the label's pass
 rate, drawn towards the mean of all prompts by c rollouts. The strength s is how alike the prompts of the
-label are. c is common to all labels. Both maximise the likelihood of each prompt's outcomes given those of
-the other prompts, so an uninformative label gets a small strength. Unlike a full hierarchical model, this
-needs one pass over the outcomes and no approximation. The same likelihood chooses the labels, and the weights
-of other sources.
+label are. s and c, which is common to all labels, maximise the likelihood of each prompt's outcomes given
+those of the other prompts, so an uninformative label gets a small strength. Unlike a full hierarchical model,
+this needs one pass over the outcomes and no approximation. The same likelihood chooses the labels, and the
+weights of other sources.
 
 Rounds are cut from passes over the set, as with `uniform`. A pass draws a prompt with the chance
 min(1, U / U*), but at least `retest`. U* is the mean of U over a draw in proportion to U, so the passes are
@@ -181,7 +181,7 @@ class Posterior(base.Selector):
 
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
-        """Only where a score is a label."""
+        """Whether a score is among the labels."""
         return any(name.startswith("gc_") for name in PosteriorOptions(**options).columns)
 
     # Evidence.

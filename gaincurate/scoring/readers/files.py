@@ -208,7 +208,7 @@ def _as_text(value: Any) -> Any:
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects of a JSON file, each with its place; raises a SourceError for broken JSON or no object."""
+    """The objects of a JSON file, each with its place; a SourceError for broken JSON or another value."""
     head = b""
     while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
         head = block

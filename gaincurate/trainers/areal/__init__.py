@@ -1,1 +1,1 @@
-"""AReaL: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about AReaL, which is trained in segments and has no live adapter."""

@@ -24,7 +24,7 @@ SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
     "stale": "trains on rows of an older plan",
     "stops": "the run cannot go on",
-    "order": "the rows are right, their order is not",
+    "order": "trains on the right rows in another order",
     "cost": "works, but costs something or means something else than it may seem",
 }
 """Worst first. The doctor exits with 1 if there is a finding with one of the first three."""

@@ -1,1 +1,1 @@
-"""ms-swift: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about ms-swift, which is trained in segments and has no live adapter."""

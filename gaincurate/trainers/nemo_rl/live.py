@@ -89,7 +89,8 @@ class RunBatches:
         self.data = self.data or os.environ.get(DATA)
         self.checkpoints = self.checkpoints or os.environ.get(CHECKPOINTS)
         if not self.checkpoints:
-            raise InputError(f"set {CHECKPOINTS} to checkpointing.checkpoint_dir, where a resume starts.")
+            why = "a resume reads its place in the run there"
+            raise InputError(f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: {why}.")
         # NeMo-RL gives a custom dataloader its loaders but no settings, so the rules cannot be applied here.
         for task, loader in dataloaders.items():
             ids = _ids(loader.dataset.dataset, self.data)

@@ -69,7 +69,7 @@ def weights(settings: Settings, context: RuleContext) -> Iterator[Finding]:
 RULES = (
     data,
     common.unplugged("data.custom_dataloader", LIVE,
-        "the loader reads the file in its own order, whatever the schedule plans"),
+        "the loader reads the file in its own order, regardless of the plan"),
     common.begins("policy.model_name"),
     common.resumes("checkpointing.checkpoint_dir", "policy.model_name"),
     only(lambda settings, _: settings[_PARTS] != settings["grpo.num_prompts_per_step"],

@@ -1,1 +1,1 @@
-"""open-instruct: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about open-instruct, which is trained in segments and has no live adapter."""

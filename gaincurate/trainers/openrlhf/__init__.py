@@ -1,1 +1,1 @@
-"""OpenRLHF: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about OpenRLHF, which is trained in segments and has no live adapter."""

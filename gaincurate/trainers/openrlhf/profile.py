@@ -15,7 +15,7 @@ from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded
 
 _ALL = 100_000_000
-_MANY = 10_000  # prompts, more than any round has
+_MANY = 10_000  # prompts, more than a round usually has
 
 
 def subset(settings: Settings, context: RuleContext) -> Iterator[Finding]:

@@ -63,7 +63,7 @@ def endless(settings: Settings, context: RuleContext) -> Iterator[Finding]:
 
 
 def ahead(settings: Settings, context: RuleContext) -> Iterator[Finding]:
-    """max_inflight must be a step's episodes, or tasks begin before the last step's rewards."""
+    """max_inflight must be at most a step's episodes, or tasks begin before the last step's rewards."""
     key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
     most = settings.number(key)
     if context.mode != "export" and size and (most is None or most > size):

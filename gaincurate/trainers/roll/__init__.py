@@ -1,1 +1,1 @@
-"""ROLL: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about ROLL, which is trained in segments and has no live adapter."""

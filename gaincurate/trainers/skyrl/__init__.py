@@ -1,1 +1,1 @@
-"""SkyRL: what is known of it; it is trained in segments, with no live adapter."""
+"""Facts about SkyRL, which is trained in segments and has no live adapter."""

@@ -60,7 +60,7 @@ def _no_reward(settings: Settings, context: RuleContext) -> bool:
 RULES = (
     common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl"),
     common.follows_run("prompt_data"),
-    common.unplugged("data_source_path", LIVE, "rows come in the file's order, whatever the schedule plans"),
+    common.unplugged("data_source_path", LIVE, "rows come in the file's order, regardless of the plan"),
     common.unplugged(_TAP, {_TAP: LIVE[_TAP]}, "the adapter never receives a reward"),
     resumes,
     begins,

@@ -55,7 +55,7 @@ def order(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     is_old = settings.known(old) is not None  # deprecated, but it overrides the other
     key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
     if context.live:
-        why = "rows are chosen by Trinity's own selector, whatever the schedule plans"
+        why = "rows are chosen by Trinity's own selector, regardless of the plan"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
         return common.unplugged(key, fix | ({old: None} if is_old else {}), why)(settings, context)
     if settings[key] == "shuffle":

@@ -134,7 +134,8 @@ def see_checkpoint(config: ScheduleConfig, shape: BatchShape, round_: int, saved
     raise InputError(
         f"round {round_} ended at step {end:,}, and {last}: {context.reader} takes the policy as it is now. "
         "Did a callback prevent saving, or were settings changed after attach()? Let the trainer save there "
-        f"(save_strategy='steps', save_steps={steps * every} or a divisor), and resume from the last one."
+        f"(save_strategy='steps', save_steps={steps * every} or a divisor), and resume from its last "
+        "checkpoint."
     )
 
 
@@ -176,7 +177,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: BatchShape) -
         changed = [name for name, value in shape.batch.items() if was.get(name) != value]
         listed = "; ".join(f"{_BATCH[name]} was {was.get(name)}, now {shape.batch[name]}" for name in changed)
         raise InputError(
-            f"it has another batch, so no resume is exact: {listed}. Undo that, or start a new run.",
+            f"it has another batch, so no resume is exact: {listed}. Set these back, or start a new run.",
             batch=changed,
         )
     if int(saved["step"]) != step or not 0 <= done <= steps or shape.inside(done):

@@ -73,7 +73,7 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     message = (RuntimeError, f"the main process failed: {failure!r}")
     if isinstance(failure, GaincurateError):
         message = (type(failure), str(failure))
-    broadcast_object_list([message if failure else (None, outcome.result())])
+    broadcast_object_list([(None, outcome.result()) if failure is None else message])
     return outcome.result()
 
 
@@ -102,7 +102,7 @@ def attach(
         trainer: a `trl.GRPOTrainer`.
         run: the run's folder, on a file system that all processes see.
         outcome: the names of the reward functions whose weighted sum is reported; default: all.
-        correct: the name of the reward function for accuracy, 1 for a right answer and 0 for a wrong one.
+        correct: the name of the reward function for accuracy, from 0 (wrong) to 1 (right).
         strategy: the strategy of a run to start here. An existing run must have the same options.
         budget: the distinct prompts in each of its rounds.
         rounds: the number of its rounds.

@@ -127,7 +127,8 @@ def rewards(settings: Settings, context: RuleContext) -> Iterator[Finding]:
     users = [name for name in (names if isinstance(names, list) else [names]) if _is_own(str(name))]
     if not context.segment or users or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return
-    advice = "a function that gets gc_id and appends to {outcomes}; if a script passes it, give its command"
+    advice = "a function that gets gc_id and appends to {outcomes}; if a script passes it, give the doctor "
+    advice += "the command that starts the script"
     if settings["log_completions"]:
         yield find(settings, "reward_funcs", "log-without-id", "", _REWARD)
     else:

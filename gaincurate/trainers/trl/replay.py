@@ -464,7 +464,8 @@ class Replays:
             if group.temperature != self.temperature or group.top_p != self.top_p:
                 raise InputError(
                     f"{checkpoint} has rollouts with temperature {group.temperature:g} and top_p "
-                    f"{group.top_p:g}, not {self.temperature:g} and {self.top_p:g}: restore these settings."
+                    f"{group.top_p:g}, and the trainer has {self.temperature:g} and {self.top_p:g}: set the "
+                    "values of the checkpoint."
                 )
 
     def train(self: Any, *args: Any, **options: Any) -> Any:

@@ -21,7 +21,7 @@ Hear = Callable[[list[Any], Mapping[str, Any]], None]
 
 
 class Heard:
-    """A reward function with the same name that also passes its rewards to `hear`; it can be pickled."""
+    """A reward function under its name that also passes rewards to `hear`; can be pickled if both can."""
 
     def __init__(self, function: Reward, hear: Hear, name: str) -> None:
         self.function, self._hear, self.__name__ = function, hear, name

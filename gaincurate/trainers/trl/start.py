@@ -83,7 +83,7 @@ def config_of(
     if missing := [name for name, value in required.items() if value is None]:
         raise InputError(
             f"attach() opens a run if strategy=, budget= and rounds= are given: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. To follow an existing run, give its folder."
+            f"{'is' if len(missing) == 1 else 'are'} missing. To follow an old run, give only its folder."
         )
     defaults = {"align_to": shape.prompts, "scored": f"{run}-scored"}
     return checked(ScheduleConfig, {**defaults, **required, **options, "run": run}, keywords=True)

@@ -117,7 +117,7 @@ reward_pool = only(
 RULES: tuple[Rule, ...] = (
     common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT),
     common.unplugged("data.custom_cls.path", _plugged("data.custom_cls.path"),
-        "the rows are the file's, whatever the schedule plans"),
+        "the rows are the file's, regardless of the plan"),
     common.follows_run("data.train_files"),
     common.unplugged(_CALLBACK, {_CALLBACK: LIVE[_CALLBACK]},
         "the adapter sees no settings and no checkpoint, and refuses to begin"),

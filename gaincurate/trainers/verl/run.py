@@ -55,13 +55,13 @@ class Training:
         if not self._ready:
             raise OutputError(
                 f"verl resumed from {self._resumed}, whose data.pt is missing or has no place of a run. "
-                "Resume from one that has it, or start a new run with trainer.resume_mode=disable."
+                "Resume from a checkpoint that has it, or start a new run with trainer.resume_mode=disable."
             )
         if position != self.live.position % self.live.budget:
             raise InputError(
                 f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
-                "handed out, each once, in order. Set data.shuffle=False and data.dataloader_num_workers=0, "
-                "and resume with the checkpoint's data.train_batch_size."
+                "handed out, and each is handed out once, in order. Set data.shuffle=False and "
+                "data.dataloader_num_workers=0, and resume with the checkpoint's data.train_batch_size."
             )
         begins = self.live.position >= self.live.budget
         if not self.live.take(1):
