@@ -221,9 +221,7 @@ class Odd(First):
         return self.learned
 
 
-@pytest.mark.parametrize(
-    "drawn", [None, [0, None], range(7), np.arange(8) + 0.5, [0] * 8, range(-1, 7), range(53, 61)]
-)
+@pytest.mark.parametrize("drawn", [[0, None], range(7), [0.5] * 8, [0] * 8, range(-1, 7), range(53, 61)])
 def test_a_wrong_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any) -> None:
     monkeypatch.setattr(Odd, "drawn", drawn)
     with pytest.raises(InputError, match="strategy mine:Odd drew ranks of shape .* a round needs 8 distinct"):

@@ -157,7 +157,7 @@ def test_a_killed_scoring_goes_on(
     strikes.clear()
     code, said = following(run.folder, "--checkpoint", root, "--trainer", "trl")
     assert code == 0, said
-    assert f"round 0: goes on with {path}, which is held since the last time" in said
+    assert f"round 0: continues with {path}, which is still held" in said
     assert ScoredSet(run.folder / "scores/00000").identity["model"]["name"] == "checkpoint-10"
     # A checkpoint that is named comes first.
     runs.report(run)
