@@ -147,5 +147,5 @@ def test_bytes_that_are_no_groups_are_refused() -> None:
             decode(data, "here")
     other = io.BytesIO()
     pq.write_table(pq.read_table(io.BytesIO(whole)).replace_schema_metadata({"gaincurate": "1"}), other)
-    with pytest.raises(OutputError, match="^here has no groups of format 2; use the version"):
+    with pytest.raises(OutputError, match="^here has no groups of format 2; use the gaincurate version"):
         decode(other.getvalue(), "here")

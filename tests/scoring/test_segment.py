@@ -117,7 +117,7 @@ def test_a_switch_in_the_content_does_not_hide_the_question(template: str, quest
 
 def test_a_template_that_repeats_or_drops_the_question_is_refused() -> None:
     twice = "{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}"
-    for template, expected in [(twice, "stands 2 times"), ("{{ 'no' }}", "the chat template rewrites it")]:
+    for template, expected in [(twice, "occurs 2 times"), ("{{ 'no' }}", "the chat template rewrites it")]:
         assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
 
 

@@ -178,7 +178,7 @@ def test_a_bad_set_up_of_nemo_rl_is_said(nemo: Nemo, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"gc_id": "id0000", "input": "why?"}\n')
     for sentence, *given in (
-        ("^set GAINCURATE_CHECKPOINTS to checkpointing.checkpoint_dir, where a resume", None, table, None),
+        ("^set GAINCURATE_CHECKPOINTS to checkpointing.checkpoint_dir: a resume", None, table, None),
         ("data.train have no gc_id, so GAINCURATE_DATA is needed: there is no file", results, fewer, None),
         ("jsonl has 1 rows with gc_id, input, not the 60 that were read", results, fewer, other),
     ):

@@ -158,7 +158,7 @@ def test_a_newest_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None
     assert str(caught.value) == (
         f"cannot resume from {tmp_path / 'out/checkpoint-2'}: it has another batch, so no resume "
         "is exact: per_device_train_batch_size * processes * steps_per_generation / num_generations was 4, now "
-        "2; num_generations was 2, now 4. Undo that, or start a new run."
+        "2; num_generations was 2, now 4. Set these back, or start a new run."
     )
     assert newest(tmp_path / "none", live, then) is None
     between = BatchShape(4, 2, 2, 1)  # a generation feeds two steps, so step 1 lies inside one

@@ -104,7 +104,7 @@ def test_positions_out_of_order_are_refused(tmp_path: Path, position: int) -> No
     with pytest.raises(InputError, match=rf"^verl asks for prompt {position} of round 0 and 0 were handed"):
         training.hand_out(position)
     training.hand_out(0)
-    with pytest.raises(InputError, match=r"handed out, each once, in order. Set data.shuffle=False"):
+    with pytest.raises(InputError, match=r"each is handed out once, in order. Set data.shuffle=False"):
         training.hand_out(0)
 
 
