@@ -133,7 +133,8 @@ def test_rows_whose_answer_is_null_are_told(tmp_path: Path) -> None:
     rows = [{**row, "answer": None if k in (1, 4) else row["answer"]} for k, row in enumerate(exports.sums())]
     (note,) = write(tmp_path / "all", "skyrl", rows).notes
     assert note.startswith("warning: column 'answer' has no answer in 2 of 6 rows, and a reward function")
-    assert write(tmp_path / "one", "skyrl", rows, limit=1).notes == [], "only rows that are written count"
+    (note,) = write(tmp_path / "four", "skyrl", rows, limit=4).notes  # one row of the second shard
+    assert "no answer in 1 of 4 rows" in note, "only rows that are written count"
 
 
 def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
@@ -193,6 +194,8 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row id0000 holds a value that JSON cannot .*parquet"):
         write(tmp_path, "verl", suffix=".jsonl")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
+    with pytest.raises(InputError, match="row id0000 holds a value that JSON cannot .*not JSON compliant"):
+        write(tmp_path / "nan", "trl", [{"question": "a?", "answer": float("nan")}], suffix=".jsonl")
 
 
 @pytest.mark.parametrize(

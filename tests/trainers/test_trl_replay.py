@@ -440,8 +440,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) 
 
     with pytest.raises(OutputError, match="^the checkpoint's replay buffer has capacity 12 and this one"):
         resumed(replay=Replay(capacity=13))
-    with pytest.raises(InputError, match="checkpoint-4 has rollouts with temperature 1"):
-        resumed(temperature=0.5)
+    for other in ("temperature", "top_p"):
+        with pytest.raises(InputError, match="checkpoint-4 has rollouts with temperature 1 and top_p 1, and"):
+            resumed(**{other: 0.5})
     (checkpoint / state.NAME).unlink()
     with pytest.raises(OutputError, match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a"):
         resumed()
