@@ -33,7 +33,7 @@ def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -
     ]
     verdicts[-1] = replace(verdicts[-1], sort_first=first)
     lifts = [*base.lifts, Lift(verdicts[-1].signal, "p", first or "", 0.1, Estimate(2.0, 1.9, 2.1, 99))]
-    about = replace(base.about, rows=240)
+    about = replace(base.about, rows=242)
     return replace(base, about=about, verdicts=verdicts, lifts=lifts, unknown=unknown, wasted=None)
 
 
@@ -65,7 +65,7 @@ def test_a_signal_worth_a_trial_is_tried_beside_its_controls() -> None:
     command = commands(document)[0]
     assert command[:4] == ["gaincurate", "schedule", "start", "scored <set>"]
     assert command[command.index("--by") + 1] == "signal1"
-    assert command[command.index("--budget") + 1] == "60"  # a round of all 240 rows leaves nothing to choose
+    assert command[command.index("--budget") + 1] == "60"  # a round of all 242 rows leaves nothing to choose
     assert "--ascending" not in command
 
 

@@ -64,7 +64,7 @@ def test_a_level_is_found_by_name_and_read(
 
 
 def test_what_no_number_can_be_read_in_is_said(tmp_path: Path) -> None:
-    source = {"difficulty": texts("about 3 of 5", "a lot"), "seed": pa.array(range(12)), "words": texts("a")}
+    source = {"difficulty": texts("about 3 of 5", "1 to 2"), "seed": pa.array(range(12)), "words": texts("a")}
     table = read(tmp_path, source)
     assert table.names("difficulty") == []
     assert "difficulty is named like a level, but no numbers can be read from it." in table.notes
