@@ -71,13 +71,9 @@ def test_thirteen_words_in_a_row_are_enough_and_a_short_question_counts_only_as_
     tmp_path: Path,
 ) -> None:
     words = LONG.split()
-    rows = [
-        " ".join(words[:12]) + " else",
-        " ".join(words[:13]) + " else",
-        "What is 2+2?",
-        "What is 2+2? Why?",
-    ]
-    told = found(asking(tmp_path / "set", rows), evals(tmp_path / "e.jsonl", [LONG, "what is 2 + 2"]))
+    rows = [*(" ".join(words[:many]) + " else" for many in (12, 13)), "What is 2+2?", "What is 2+2? Why?"]
+    chats = [[{"role": "system", "content": "Add."}, {"role": "user", "content": row}] for row in rows]
+    told = found(asking(tmp_path / "set", chats), evals(tmp_path / "e.jsonl", [LONG, "what is 2 + 2"]))
     assert [hit.place for hit in told.hits] == [1, 2]
     assert told.hits[0].facts["shared"] == " ".join(words[:13])
     assert told.note == (
@@ -105,7 +101,7 @@ def test_a_question_that_several_files_have_in_other_words_is_no_phrase(tmp_path
     files = [evals(tmp_path / f"{k}.jsonl", [question]) for k, question in enumerate(questions)]
     scored = asking(tmp_path / "set", [LONG + " please", "why?"])
     told = contaminated(scored, np.ones(2, bool), EvalIndex(files, None, 13), 0.0)
-    assert [hit.place for hit in told.hits] == [0]
+    assert [(hit.place, hit.facts["eval"]) for hit in told.hits] == [(0, files[0])], "of equals the first"
 
 
 def test_instructions_around_the_questions_do_not_match_each_other(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_a_verifier_says_whether_two_answers_are_one(tmp_path: Path) -> None:
     scored = asking(
         tmp_path / "set", ["half?", "half?", "half?", "third?", "third?"], ["1/2", "0.5", "1/2", "1/3", "3"]
     )
-    assert [hit.place for hit in conflicts(scored).hits] == [0, 1, 2, 3, 4]
+    for verifier in (None, "bad_verifiers:half"):  # half a point is no agreement
+        assert [hit.place for hit in conflicts(scored, verifier).hits] == [0, 1, 2, 3, 4]
     judged = conflicts(scored, "math")
     assert [(hit.place, hit.other) for hit in judged.hits] == [(3, 4), (4, 3)]
     assert judged.note == "1 questions; answers from 'answer', judged by math"
@@ -56,7 +57,8 @@ VALUES = ["12", "3/4", "7", r"\frac{1}{2}", "x^2+1", "$5$", "1,000", "2.5", "-3"
             [],
         ),
         ([*VALUES, None, "", " ", "?", "nan"], [9, 10, 11, 12, 13], []),
-        ([*VALUES, "The sequence is convergent."], [], [9]),
+        ([*VALUES[:4], "The sequence is convergent."], [], [4]),
+        ([*VALUES, "The sequence is convergent.", *VALUES, "Paris"], [], [9, 19]),
         ([*VALUES, "A", "(E)", "yes", "False", r"\text{Evelyn}"], [], []),
         (["A", "B", "C", "D", "E"], [], []),
         (["yes", "no", "unknown", "yes", "no"], [], []),

@@ -119,11 +119,9 @@ def test_other_numbers_are_another_problem(tmp_path: Path) -> None:
     [("1/3", "-1/3"), (r"$\frac{1}{3}$", r"$-\frac{1}{3}$"), ("(3)", "(\u22123)"), ("x+2", "x-2")],
 )
 def test_a_minus_before_a_number_makes_another_one(tmp_path: Path, number: str, other: str) -> None:
-    ask = (
-        "A line through the origin of the plane has slope {} and meets the unit circle twice; where does it?"
-    )
-    scored = asking(tmp_path / "set", [ask.format(number), ask.format(other), ask.format(number) + " Say."])
-    assert [(hit.place, hit.other) for hit in found(scored, 0.6).hits] == [(2, 0)]
+    ask = "{} is the slope of a line through the origin that meets the unit circle twice; where does it?"
+    texts = [ask.format(number), ask.format(other), "x -", ask.format(number) + " Say."]
+    assert [(hit.place, hit.other) for hit in found(asking(tmp_path / "set", texts), 0.6).hits] == [(3, 0)]
 
 
 def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: Path) -> None:
