@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import runs
-from gaincurate.compare.arm import Marks
+from gaincurate.compare.arm import STEP, ArmJob, Marks
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
@@ -39,6 +39,12 @@ def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path:
     assert found["reward"] == 0.75
     scored = {row: run.scored.row(row)["gc_prompt_tokens"] for row in (mixed, alike, unjudged)}
     assert found["prompt_tokens"] == 2 * sum(scored.values())
+
+
+def test_with_three_quarters_of_a_step_replayed_four_generated_rollouts_go_with_twelve() -> None:
+    entry = {"step": 1, "num_tokens": 9.0, "replay/share": 0.75, STEP: {"rollouts": 4}}
+    job: Any = SimpleNamespace(comparison=SimpleNamespace(marks=1), key={}, cost=lambda k: {"steps": [entry]})
+    assert ArmJob.step_rows(job)[0]["replayed"] == 12
 
 
 def test_a_scoring_pass_is_charged_to_the_rounds_that_were_drawn_after_it(tmp_path: Path) -> None:

@@ -48,22 +48,10 @@ def sets_of(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     sets = {name: str(folder / name) for name in ("scored", "heldout")}
-    sizes = {
-        "budget_tokens": 150,
-        "marks": 2,
-        "step_prompts": 4,
-        "round_steps": 2,
-        "group": 2,
-        "max_tokens": 4,
-    }
-    more = {
-        "verifier": "compare_world:even",
-        "prefill_weight": 0.01,
-        "seeds": [0],
-        "threads": 1,
-        "train": TRAIN,
-    }
-    return {**sets, **sizes, **more, "evaluation": {"samples": 2}, "arms": [DOTS], **changes}
+    sizes = {"budget_tokens": 150, "marks": 2, "step_prompts": 4, "round_steps": 2, "group": 2}
+    more = {"max_tokens": 4, "prefill_weight": 0.01, "seeds": [0], "threads": 1, "train": TRAIN}
+    more |= {"verifier": "compare_world:even", "evaluation": {"samples": 2}, "arms": [DOTS]}
+    return {**sets, **sizes, **more, **changes}
 
 
 def asked(folder: Path, **changes: Any) -> Comparison:

@@ -61,12 +61,15 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """The best setting is twice the learning rate with half of the prompts; seed 101 is always worse by 0.05."""
+    """The best setting is twice the learning rate with half of the prompts; seed 101 is always worse by 0.05.
+
+    No answer to the largest groups was judged.
+    """
 
     def evaluation_rows(job: ArmJob, prompts: list[str]) -> list[dict[str, Any]]:
         right = 5 * job.comparison.learning_rate / 1e-3 - job.comparison.step_prompts - (job.seed == 101)
-        unjudged = {"right": 0, "samples": 0}
-        return [{"right": 10 + int(right), "samples": 20}, {"right": 10, "samples": 20}, unjudged]
+        judged = [{"right": 10 + int(right), "samples": 20}, {"right": 10, "samples": 20}]
+        return [*(judged if job.comparison.group <= G else []), {"right": 0, "samples": 0}]
 
     bench = Bench(tmp_path)
     for name in ("roll_out", "collect"):
@@ -182,6 +185,7 @@ def test_the_time_is_that_of_what_is_done_there(settings: dict[str, Any], tmp_pa
     facts = estimate(comparison, out, 2)
     # 0.2 s a token, two trainings at a time; of six of 1,000 tokens, two are done and one is half done.
     assert facts["seconds"] == pytest.approx(3.5 * 1000 * 0.2 / 2)
+    assert estimate(comparison, out, 9)["seconds"] == pytest.approx(3.5 * 1000 * 0.2 / 4), "four are left"
     assert (facts["done"], facts["tokens"]) == (2, 3500)
     with pytest.raises(OutputError, match="budget_tokens differ"):
         estimate(checked_comparison(settings | {"budget_tokens": 900}), out)
@@ -224,7 +228,8 @@ def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     best = facts["tuned"]["grid"][2]
     assert best["accuracy_by_seed"] == pytest.approx([(18 / 20 + 10 / 20) / 2, (17 / 20 + 10 / 20) / 2])
     assert (best["accuracy"], best["steps"]) == (pytest.approx(0.6875), 50)
-    assert Run(bench.out / "jobs/uniform/seed-0/run").config.budget == 8
+    began = [Run(bench.out / f"jobs/{arm}/seed-0/run").config for arm in ("uniform", "length", "angle")]
+    assert ([run.budget for run in began], len({run.seed for run in began})) == ([8, 8, 12], 3)
 
 
 def test_a_tuned_folder_goes_on_with_what_was_chosen(bench: Bench) -> None:
