@@ -238,6 +238,9 @@ def test_the_command_writes_failure_rates_and_buckets_and_prints_the_weights(
     assert run("difficulty", "predict", folder, "--outcomes", observed, "--rates", "gc_other").exit_code == 0
     missing = gaincurate.open_scores(folder).column("gc_difficulty").to_numpy()[307::50]
     assert len(set(missing.tolist())) == 1
+    by_group = ("--method", "group-mean", "--group-column", "gc_text")
+    assert run("difficulty", "predict", folder, "--outcomes", observed, *by_group).exit_code == 0
+    assert gaincurate.open_scores(folder).column("gc_bucket").null_count == 800  # the old ones are gone
 
 
 def test_buckets_have_the_cut_points_of_the_docs() -> None:

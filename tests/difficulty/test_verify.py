@@ -108,6 +108,8 @@ def test_a_process_that_died_while_idle_costs_nothing() -> None:
         os.kill(child_of(pool), signal.SIGKILL)
         pool._all[0]._kept.keeper.wait()  # type: ignore[union-attr]
         assert pool.submit(Job("7", "7", ROW)).result().reward == 1.0
+        assert pool.submit(Job("!memory", "7", ROW)).result().reward is None
+        assert pool._all[0]._kept is None, "what has used up its memory judges nothing more"
 
 
 @linux
