@@ -26,6 +26,7 @@ from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.rescore import options_of, probe_rows
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Order, Run
+from gaincurate.schedule.strategies.gaussian import GainRL
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +164,19 @@ def test_a_window_moves_only_the_ranks_that_mu_can_reach(opened: Opened, models:
     assert plan["inputs"]["concentration_from"] == "scores/00000"
 
 
+def test_the_rounds_own_prompts_are_scored_also_outside_the_window(
+    opened: Opened, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(what="window", probe=0)
+    monkeypatch.setattr(GainRL, "reach", lambda selector, rounds: (0, 2))
+    assert step(run, models[2])["inputs"]["concentration_from"] == "scores/00000"
+    assert set(run.ids(0)) <= set(angles(run.folder / "scores/00000"))
+
+
 def test_the_probe_decides_whether_the_rest_is_scored(
     opened: Opened, models: list[Path], scored: Path
 ) -> None:
-    run = opened(what="window", probe=20, drift=0.9)
+    run = opened(what="window", probe=20, drift=1)
     said: list[str] = []
     plan = step(run, models[0], said.append)
     assert plan["inputs"]["drift"] == pytest.approx(1)

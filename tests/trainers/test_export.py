@@ -162,9 +162,7 @@ def test_structs_of_the_source_keep_what_they_have(tmp_path: Path) -> None:
 def test_a_column_that_parquet_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
     null_among = pa.DictionaryArray.from_arrays([0, 1, 0, 1], pa.array(["x", None]))
     table = pa.table({"question": ["a", "b", "c", "d"], "answer": ["1"] * 4, "kind": null_among})
-    with pytest.raises(
-        InputError, match=r"train.parquet cannot hold a column of the set \(.*\). Score again"
-    ):
+    with pytest.raises(InputError, match=r"train.parquet cannot hold a column of the set \(.*\). Score"):
         write(tmp_path, "trl", table)
     assert not out(tmp_path, "trl").exists()
     with pytest.raises(InputError, match=r"data.parquet cannot hold a column of the set"):
@@ -351,9 +349,7 @@ def test_a_file_is_never_replaced_or_half_written(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("trainer", ONE_QUESTION)
 def test_a_prompt_that_is_no_single_question_is_refused_by_its_id(tmp_path: Path, trainer: str) -> None:
-    with pytest.raises(
-        InputError, match=f"{trainer} reads a prompt as one user message.*'id0000' is user, ass"
-    ):
+    with pytest.raises(InputError, match=f"{trainer} reads a prompt as one user message.*'id0000' is user,"):
         write(tmp_path, trainer, segmentation=ADDED)
     systems = ({"role": "system", "content": text} for text in ("one", "one", "two"))
     rows = [{"messages": [system, {"role": "user", "content": "?"}], "answer": "a"} for system in systems]
