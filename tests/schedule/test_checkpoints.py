@@ -149,9 +149,7 @@ def model_of(run: Path) -> str:
     return found
 
 
-def test_a_relative_path_is_as_it_was(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_kept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_model, tmp_path / "here/models/m")
     monkeypatch.chdir(tmp_path / "here")
     scored = scored_with(tmp_path, "models/m")

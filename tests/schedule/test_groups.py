@@ -66,9 +66,7 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> N
         runs.step(run)
 
 
-def test_groups_stay_with_their_prompts_in_a_new_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_stay_with_prompts_in_a_new_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def rescored(run: Run, state: Json, *others: Any) -> tuple[dict[str, Any], None]:
         order = Order(run.folder / "order.arrow")
         build(run.next_order, run.scored, "gc_angle", ascending=bool(int(state["round"]) % 2 == 0))

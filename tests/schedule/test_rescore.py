@@ -92,9 +92,7 @@ def step(
     return run.plan(run.state["round"])
 
 
-def test_a_rounds_own_prompts_give_c_under_the_checkpoint(
-    opened: Opened, models: list[Path], scored: Path
-) -> None:
+def test_a_rounds_prompts_give_c_by_the_checkpoint(opened: Opened, models: list[Path], scored: Path) -> None:
     run = opened(what="round", probe=0)
     ids = run.ids(0)
     plan = step(run, models[1])
@@ -173,9 +171,7 @@ def test_the_rounds_own_prompts_are_scored_also_outside_the_window(
     assert set(run.ids(0)) <= set(angles(run.folder / "scores/00000"))
 
 
-def test_the_probe_decides_whether_the_rest_is_scored(
-    opened: Opened, models: list[Path], scored: Path
-) -> None:
+def test_the_probe_decides_if_the_rest_is_scored(opened: Opened, models: list[Path], scored: Path) -> None:
     run = opened(what="window", probe=20, drift=1)
     said: list[str] = []
     plan = step(run, models[0], said.append)
