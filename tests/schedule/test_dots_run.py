@@ -15,7 +15,7 @@ import runs
 import tiny
 from command import run as gaincurate
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
-from gaincurate.errors import InputError
+from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession
@@ -107,9 +107,14 @@ def test_a_driven_run_rolls_out_each_checkpoint(
     assert not (scored / "columns").exists()
 
 
-def test_a_trainers_checkpoint_is_held(
-    tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]
-) -> None:
+def test_before_round_0_a_name_will_do(tmp_path: Path, scored: Path, commands: list[list[str]]) -> None:
+    run = start(tmp_path / "run", scored, "--model", "some/name")
+    with pytest.raises(GaincurateError, match="^rolling out for round 0 failed"):  # there is no such model
+        advance(run)
+    assert commands[0][commands[0].index("--model") + 1] == "some/name"
+
+
+def test_a_checkpoint_is_held(tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]) -> None:
     run = start(tmp_path / "run", scored)
     advance(run)
     runs.report(run)
@@ -242,9 +247,7 @@ def test_a_server_serves_driven_and_live_trainers(tmp_path: Path, scored: Path, 
         assert run.plan(1)["references"]["policy"] is not None
 
 
-def test_a_live_trainer_needs_a_server_or_checkpoints(
-    tmp_path: Path, scored: Path, commands: list[list[str]]
-) -> None:
+def test_live_needs_a_server_or_checkpoints(tmp_path: Path, scored: Path, commands: list[list[str]]) -> None:
     run = start(tmp_path / "run", scored)
     refused = "observes references between rounds, and a trainer that follows it live does not wait for their"
     with pytest.raises(InputError, match=refused):

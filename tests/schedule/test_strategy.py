@@ -232,9 +232,7 @@ LEARNED = [{1, 2}, {(1, 2): 3}, {"x": float("nan")}]
 
 
 @pytest.mark.parametrize("learned", LEARNED, ids=lambda value: type(value).__name__)
-def test_a_state_that_is_no_json_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: Any
-) -> None:
+def test_a_state_of_no_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: Any) -> None:
     monkeypatch.setattr(Odd, "drawn", range(8))
     run = begin(tmp_path, "Odd")
     runs.report(run)
