@@ -92,9 +92,7 @@ def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins:
 def test_lengths_without_logarithm_and_a_residual_without_scipy_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(
-        InputError, match=r"^a length of 0 has no logarithm; take --length-free rank-in-bin\.$"
-    ):
+    with pytest.raises(InputError, match="^a length of 0 has no logarithm; take --length-free rank-in-bin"):
         residual(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
     monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
     with pytest.raises(InputError, match="a residual needs scipy: `pip install 'gaincurate\\[derive\\]'`"):
@@ -132,9 +130,7 @@ def test_the_same_again_changes_no_byte_and_another_way_is_refused(tmp_path: Pat
     before = stamps()
     assert derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=4, name="gc_mine").kept
     assert stamps() == before
-    with pytest.raises(
-        OutputError, match=r"has a column gc_mine already, made otherwise \(rank of gc_angle in"
-    ):
+    with pytest.raises(OutputError, match=r"has a column gc_mine already, made otherwise \(rank of gc_angle"):
         derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=5, name="gc_mine")
     assert not derive(ScoredSet(folder), "gc_angle", "residual", name="gc_mine", overwrite=True).kept
     assert json.loads((folder / "columns/gc_mine.json").read_text())["how"]["length_free"] == "residual"

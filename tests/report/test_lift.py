@@ -82,6 +82,11 @@ def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:
     assert found <= 24  # at one look each it is 40
 
 
+def test_bins_span_all_values_unless_one_lies_far_out() -> None:
+    for values, last in ((np.linspace(0, 1, 1000), 1.0), (np.append(np.linspace(0, 1, 999), 50), 0.999)):
+        assert scatter("s", values, np.full(1000, 9.0)).y_edges[-1] == pytest.approx(last, abs=5e-4)
+
+
 @given(st.lists(st.tuples(st.integers(1, 4000), st.floats(-10, 10) | st.just(float("nan"))), max_size=60))
 def test_a_scatter_holds_every_row_in_its_bin(rows: list[tuple[int, float]]) -> None:
     lengths, signal = np.array([*rows, (7, 1.0)], float).T
