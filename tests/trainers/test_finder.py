@@ -138,9 +138,7 @@ def test_the_scores_are_its_own(tmp_path: Path, run: Run, models: list[Path], st
     assert run.plan(1) == other.plan(1)
 
 
-def test_a_killed_scoring_goes_on(
-    tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
-) -> None:
+def test_killed_scoring_goes_on(tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]) -> None:
     root = tmp_path / "output"
     path = save(root, 10, models[1])
 

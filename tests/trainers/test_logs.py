@@ -193,9 +193,7 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
     }  # fmt: skip
 
 
-def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
-    run: Run, tmp_path: Path
-) -> None:
+def test_attempts_of_a_file_are_the_same_after_a_kill_before_the_record(run: Run, tmp_path: Path) -> None:
     first, again = ([own(f"id{k:04d}", reward) for k in range(5)] for reward in (0.0, 1.0))
     file = lines_of(tmp_path / "rank0.jsonl", [*first, {"attempt": 2}, *again])
     for _ in range(2):

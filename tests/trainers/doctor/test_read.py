@@ -240,7 +240,10 @@ def test_references_are_followed_and_the_environment_of_a_round_is_known() -> No
 
 def test_keys_and_words_are_compared_as_command_lines_do() -> None:
     settings = Settings({"rollout-batch-size": "1e3"}, {"save-hf": None})
-    assert settings.number("rollout_batch_size") == 1000
+    assert settings.number("rollout_batch_size") == settings.count("rollout_batch_size") == 1000
+    for value in (2.5, -1, 10_000_001):
+        with pytest.raises(NotKnown, match="by which nothing can be counted"):
+            Settings({"batch": value}, {}).count("batch")
     assert settings.in_words("rollout_batch_size") == "rollout_batch_size is 1e3"
     assert settings.in_words("save_hf") == "save_hf is null by default"
     words = ["True", "false", "null", "none", "7", "a b", "[1, 'x', null]"]
