@@ -132,6 +132,7 @@ class Words:
         starts: where each row's words start, and the end, `[rows + 1]`.
         hashes: of all words, the same in every process, `[words]`.
         runs: of `hashes`.
+        whole: a hash of all words of each row, `[rows]`.
         numbers: which words have a digit, `[words]`.
     """
 
@@ -153,6 +154,7 @@ class Words:
                 runs = Runs(points[begins[0] : ends[-1]].astype(np.uint64))
                 self.hashes[first:last] = runs.of(begins - begins[0], ends - begins[0])
         self.runs = Runs(self.hashes)
+        self.whole = self.runs.of(self.starts[:-1], self.starts[1:])
         self.numbers: Mask = np.maximum.reduceat(kinds, self._begins) == _DIGIT  # the highest kind
 
     def __len__(self) -> int:
