@@ -124,10 +124,9 @@ def check_shots(value: Any) -> list[dict[str, Any]]:
     Raises:
         InputError: the value has another form.
     """
+    roles = ("user", "assistant")
     good = isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("content"), str)
-        and m.get("role") == ("user", "assistant")[i % 2]
+        isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") == roles[i % 2]
         for i, m in enumerate(value)
     )
     if not good or len(value) % 2:

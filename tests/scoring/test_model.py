@@ -57,11 +57,10 @@ def test_a_folder_gives_the_model_without_its_head_in_evaluation_mode(tiny_model
     files = find_model(str(tiny_model))
     made = load(files)
     whole = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert files.name == "tiny-llama"
-    assert files.revision is None
-    assert not made.training
+    assert (files.name, files.revision) == ("tiny-llama", None)
     assert made.state_dict().keys() == whole.model.state_dict().keys()
     assert all(torch.equal(made.state_dict()[k], v) for k, v in whole.model.state_dict().items())
+    assert not made.training
     assert not hasattr(made, "lm_head")
 
 
@@ -285,3 +284,6 @@ TORCHS = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to 
 def test_short_memory_is_no_damage(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", Mock(side_effect=error))
     assert refusal(folder).startswith("cannot load the configuration of model: there is not enough memory.")
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.nn.Module, "to", Mock(side_effect=torch.OutOfMemoryError))
+    assert refusal(folder) == "the memory of cpu is too small for the weights in float32."

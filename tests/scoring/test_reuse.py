@@ -125,7 +125,7 @@ def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> Non
     sets.score("old", tiny.questions(20), signals=("angle", "nll"))
     summary = sets.score("new", tiny.questions(20), "old")
     assert (summary.scored, summary.reused) == (20, 0)
-    said = "the set has no entropy and no embedding, so its rows are scored again"
+    said = "it has no entropy and no embedding, so its rows are scored again"
     assert f"--reuse {sets.folder / 'old'}: {said}" in sets.notes
 
 
