@@ -41,7 +41,7 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert told["waiting"] == {"round": 2, "prompts": 0, "of": 8, "accuracy": None, "problem": None}
     runs.write(run, 2, [{"gc_id": "?", "reward": 1, "round": 2}])
     shown = gaincurate("schedule", "status", run.folder).stdout
-    assert "round 2 (3/3) waits for outcomes" in shown
+    assert "round 2 (3/3) is in progress" in shown
     assert "'?' is not among the prompts of round 2" in shown
     run.outcomes(2).unlink()
     runs.report(run)
