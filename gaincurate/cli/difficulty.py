@@ -286,7 +286,7 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
             names = ", ".join(policy.name for policy in policies[:3])
             raise InputError(
                 f"--rollouts {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
-                "give a file with that one's rows alone.",
+                "give a file with only its rows.",
                 path=str(path),
             )
         if len(policies) > 1:

@@ -55,7 +55,7 @@ def print_summary(summary: Summary) -> None:
         verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.fitted(
             f"  {counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
-            f"gc_angle is {whose} intra term alone"
+            f"gc_angle is {whose} intra term only"
         )
     if summary.zero_vectors:
         output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")

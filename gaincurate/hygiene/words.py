@@ -71,7 +71,7 @@ def _lower(text: str) -> str:
 
 
 def _one_spelling(text: str) -> str:
-    r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, whichever of their spellings it has."""
+    r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, from any of their spellings."""
     text = _COMMAND.sub(lambda match: _SPELLINGS[match[1]], text)
     text = _SIZES.sub(lambda match: " " if match[1] else "", text)
     parts = text.split(r"\$")  # an escaped dollar is no border of a formula

@@ -55,7 +55,7 @@ from gaincurate.schedule.run import BASE, DATA, GIVEN, IDS, PLAN, Run
 Note = Callable[[str], None]
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
-    "docs/replay.md), unless the training makes many passes over few prompts"
+    "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
 """Advice if less than half of the groups differ; docs/studies/lean measures what replay gains and costs."""
 HISTORY, RATES = "history.arrow", "rates.arrow"

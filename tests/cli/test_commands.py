@@ -158,7 +158,7 @@ def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
     told = result.stdout.splitlines()
     assert told[0].startswith("scored 1 row, ")
     assert f"{out} is complete: 1 row, 0 rejected" in told
-    assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
+    assert "  1 row has no token before the question: gc_angle is its intra term only" in told
     assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
     assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
 
