@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -272,7 +272,8 @@ def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[s
     by_kind, values = defaultdict[Kind, list[Hit]](list), 0
     for places, table in batches(scored, alive) if answer is not None else ():
         for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
-            texts = [text for item in accepted(gold) if (text := _text(item))]
+            items = (item for item in accepted(gold) if item is not None and item == item)
+            texts = [text for item in items if (text := str(item).strip())]
             kind = _kind(tuple(text.translate(_DIGITS) for text in texts)) if texts else "sentinel"
             values += kind == "value"
             if kind in ("value", "label"):
@@ -306,11 +307,6 @@ def _kind(texts: tuple[str, ...]) -> Kind:
     if is_words(text):
         return "label" if "\\" in text else "word"
     return "value" if choice_of(text) is None else "label"
-
-
-def _text(gold: Any) -> str:
-    """A gold as text, empty for null and NaN."""
-    return "" if gold is None or gold != gold else str(gold).strip()
 
 
 def _name(text: str) -> str:

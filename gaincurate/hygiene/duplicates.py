@@ -55,7 +55,7 @@ class Keys:
         threshold: the least Jaccard index of near duplicates, from 0.3 to 1, or 0 without that check.
 
     Attributes:
-        asked: of all words and signs of each question, `[1, rows]`.
+        asked: of each question, `[1, rows]`; with a threshold, of its words and signs.
         near: MinHash keys, `[bands, rows]`.
     """
 
@@ -65,10 +65,13 @@ class Keys:
         self.asked = np.zeros((1, rows), np.uint64)
         self.near = np.zeros((bands(threshold)[0] if threshold else 0, rows), np.uint64)
         for places, table in batches(scored, alive):
-            words = Words(asked(scored, table), signs=True)
-            self.asked[0, places] = words.whole
             if threshold:
+                words = Words(asked(scored, table), signs=True)
+                self.asked[0, places] = words.whole
                 self.near[:, places] = Sketches(words, *self.template.without(words), threshold).keys
+            else:  # cheaper than words
+                hashes = map(hash, _alike(read(scored, table)))
+                self.asked[0, places] = np.fromiter(hashes, np.int64).view(np.uint64)
 
 
 def duplicates(keys: Keys, alive: Mask, answer: str | None) -> CheckResult:

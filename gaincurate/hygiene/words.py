@@ -194,8 +194,7 @@ class Template:
     """
 
     def __init__(self, rows: Words, least: float = 20) -> None:
-        least = max(least, _SHARE * len(rows))
-        self._common = [_common(rows, least, back=back) for back in (False, True)]
+        self._common = [_common(rows, max(least, _SHARE * len(rows)), back=back) for back in (False, True)]
 
     def without(self, rows: Words) -> tuple[Ints, Ints]:
         """Where each row's words begin and end without its template, both `[rows]`."""
