@@ -92,7 +92,7 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Pat
     process.wait()
     process.stderr.close()
     assert not (tmp_path / "out/manifest.json").exists()
-    assert run(*arguments).exit_code == 0
+    assert run(*command(data, tiny_model, tmp_path / "out")).exit_code == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
