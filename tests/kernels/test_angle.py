@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from gaincurate_kernels import angle_concentration, resolve_backend, segment_unit_sums, triton_version
+from gaincurate_kernels.reference import RMSNorm
 
 BOUNDS = torch.tensor([[0, 2], [2, 5]])
+SHAPES = "expected hidden [tokens, hidden] and bounds [segments, 2], got"
 
 
 def resolved(
@@ -54,16 +56,8 @@ def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: 
 @pytest.mark.parametrize(
     ("hidden", "bounds", "sentence"),
     [
-        (
-            torch.ones(5),
-            BOUNDS,
-            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5] and [2, 2]",
-        ),
-        (
-            torch.ones(5, 4),
-            BOUNDS[0],
-            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5, 4]",
-        ),
+        (torch.ones(5), BOUNDS, f"{SHAPES} [5] and [2, 2]"),
+        (torch.ones(5, 4), BOUNDS[0], f"{SHAPES} [5, 4] and [2]"),
         (torch.ones(5, 4), BOUNDS.double(), "expected floating states and integer bounds, got torch.float32"),
         (torch.ones(5, 4).int(), BOUNDS, "expected floating states and integer bounds, got torch.int32"),
         (torch.ones(4, 4), BOUNDS, "segment 2:5 is outside the 4 tokens"),
@@ -77,7 +71,9 @@ def test_bad_arguments_are_refused(hidden: torch.Tensor, bounds: torch.Tensor, s
         segment_unit_sums(hidden, bounds)
 
 
-def test_sums_that_do_not_fit_each_other_are_refused() -> None:
+def test_a_norm_or_sums_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expected a norm weight \[4\] on cpu, got \[1\] on cpu$"):
+        segment_unit_sums(torch.ones(5, 4), BOUNDS, norm=RMSNorm(torch.ones(1)))
     two = segment_unit_sums(torch.ones(5, 4), BOUNDS)
     one = segment_unit_sums(torch.ones(5, 4), BOUNDS[:1])
     with pytest.raises(ValueError, match="^2 questions have 1 prefixes; expected one each, or `prefix_of`$"):
