@@ -40,14 +40,8 @@ class Named(nn.Module):
 
 def test_anything_else_is_no_rms_norm() -> None:
     # The eps of torch's RMS norm is of the dtype of its input.
-    others = [
-        nn.LayerNorm(24),
-        nn.LayerNorm(24, bias=False),
-        nn.RMSNorm(24),
-        Named(),
-        nn.Linear(24, 24, bias=False),
-    ]
-    for module in [*others, nn.Identity()]:
+    others = [nn.LayerNorm(24), nn.LayerNorm(24, bias=False), nn.RMSNorm(24), nn.Linear(24, 24, bias=False)]
+    for module in [*others, Named(), nn.Identity()]:
         assert as_rms_norm(module) is None, module
 
 

@@ -79,7 +79,10 @@ def test_parts_in_processes_of_their_own_make_the_same_set(runs: Runs) -> None:
 
 
 def test_a_part_alone_does_not_finish_the_set_and_says_so(runs: Runs) -> None:
+    runs.out.mkdir()
+    (runs.out / ".shard-00000.arrow.99.tmp").touch()  # the first part is at work
     assert not runs.score(split_run=Split(2, 2)).complete
+    assert (runs.out / ".shard-00000.arrow.99.tmp").exists()
     names = ["shard-00001.arrow", "shard-00003.arrow"]
     assert sorted(path.name for path in runs.out.glob("shard-*")) == names
     with pytest.raises(OutputError, match="is not finished"):
@@ -113,6 +116,8 @@ def test_another_identity_is_refused_naming_what_differs(runs: Runs) -> None:
     assert caught.value.data["keys"] == ["dtype", "layer"]
     with pytest.raises(InputError, match=r"--layer 3: the model has layers 0 to 2 \(or -3 to -1\)"):
         runs.score(layer=3)
+    with pytest.raises(InputError, match="--max-length 513 is over the 512 positions that .* was trained"):
+        runs.score(max_length=513)
     tiny.write_jsonl(Path(runs.data), tiny.questions(41))
     with pytest.raises(OutputError, match="^1 row more: "):
         runs.score()
