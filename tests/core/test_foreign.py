@@ -115,9 +115,7 @@ def test_the_depth_is_counted_in_lists_and_objects_and_not_in_texts() -> None:
     for read in deep:
         with pytest.raises(Malformed, match="stand more than 64 deep inside each other"):
             read()
-    with pytest.raises(
-        Malformed, match=r"more than 64 deep|maximum nesting depth"
-    ):  # PyYAML 6.0.4's is 1,000
+    with pytest.raises(Malformed, match=r"than 64 deep|maximum nesting depth"):  # PyYAML 6.0.4's is 1,000
         yaml_value("[" * 200_000)
 
 

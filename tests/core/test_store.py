@@ -87,9 +87,7 @@ def test_a_set_that_was_made_again_is_copied_again_and_an_open_one_stays(bucket:
     assert set(values.to_pylist()) == {0.5}
 
 
-def test_a_file_that_another_process_adds_during_a_pull_stays(
-    bucket: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_another_process_during_a_pull_stays(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = one(bucket)
     mirror, listing = Mirror(PLACE), Bucket.list
 
@@ -234,14 +232,13 @@ def test_another_url_is_refused_without_its_secret(place: str, said: str) -> Non
 
 
 def test_secrets_are_taken_out_of_what_a_library_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hidden-1")
-    text = "GET http://me:hidden2@host/a?sig=hidden3 failed, key hidden-1"
-    assert scrubbed(text) == "GET http://host/a failed, key ***"
+    for place, name in enumerate(("A_KEY", "A_SECRET", "A_TOKEN", "A_PASSWORD", "A_CREDENTIAL", "A_SAS")):
+        monkeypatch.setenv(name, f"hidden-{place}")
+        text = f"GET http://me:hidden2@host/a?sig=hidden3 failed, key hidden-{place}"
+        assert scrubbed(text) == "GET http://host/a failed, key ***"
 
 
-def test_a_traceback_does_not_show_what_the_library_said(
-    bucket: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_traceback_does_not_show_what_a_library_said(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(client: object, **options: object) -> object:
         raise OSError("key hidden-1 is refused")
 

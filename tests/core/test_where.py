@@ -95,9 +95,7 @@ CONDITIONS = st.recursive(
 
 @given(text=CONDITIONS, rows=st.lists(ROW, min_size=1, max_size=6), cut=st.integers(0, 6))
 @example(text="not x > 0", rows=[{"x": math.nan, "n": None, "s": None, "t": None, "yes": None}], cut=0)
-def test_it_holds_where_the_same_python_holds_row_by_row(
-    text: str, rows: list[dict[str, Any]], cut: int
-) -> None:
+def test_it_holds_where_python_holds_row_by_row(text: str, rows: list[dict[str, Any]], cut: int) -> None:
     columns = {
         name: pa.chunked_array([[row[name] for row in part] for part in (rows[:cut], rows[cut:])], kind)
         for name, kind in KINDS.items()
