@@ -212,7 +212,7 @@ def test_what_does_not_fit_together_is_refused(
         ("--group-column and the method group-mean go together", *predicting, "--group-column", "question"),
         ("--group-column and the method group-mean go together", *predicting, "--method", "group-mean"),
         ("has no column 'kind'", *predicting, "--method", "group-mean", "--group-column", "kind"),
-        ("--reward-range 1,0: the first must be less than the second", *predicting, "--reward-range", "1,0"),
+        ("--reward-range 1,1: the first must be less than the second", *predicting, "--reward-range", "1,1"),
         ("the adapter was fitted on embeddings of some-model (32 wide, weights wwwwwwww), and", "predict", other, "--outcomes", observed, "--adapter", adapter),
         ("(8 wide", "predict", narrow, "--outcomes", observed, "--adapter", adapter),
         ("has embeddings of another model than", "fit", scored, other, "--outcomes", observed, *fitting),
