@@ -113,7 +113,7 @@ def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
     tmp_path: Path, log: str, line: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "sk-0123456789")
-    (tmp_path / "log").write_text(f"$ python train.py\n{log}")
+    (tmp_path / "log").write_text(f"$ python old.py\nValueError: old\n$ python train.py\n{log}")
     assert process.last_line(tmp_path / "log") == line
 
 

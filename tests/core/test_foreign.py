@@ -131,6 +131,7 @@ def test_no_number_becomes_infinity() -> None:
     [
         "!!timestamp x", "!!bool x", "!!int ''", "!!float x", "2001-99-99", "1:" * 400 + "1.5", "!!binary x",
         "!!python/object/apply:os.system [ls]", "? [a]\n: b", "a: *b", "---\n1\n---\n2", "\x00",
+        pytest.param("#" * 524_289, id="too long"),
     ],
 )  # fmt: skip
 def test_what_yaml_has_no_value_for_is_a_value_error(text: str) -> None:

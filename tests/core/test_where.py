@@ -197,7 +197,8 @@ def test_texts_of_every_layout_are_compared_and_counted() -> None:
         column = pa.chunked_array([array, array.slice(0, 0)])
         holds, _ = Condition("x == 'a'").holds({"x": column})
         assert holds.tolist() == [True, False, False, True]
-        names, places = coded(column, 9)
+        assert coded(column, 1) == (None, None)
+        names, places = coded(column, 2)
         assert names == ["a", "b"]
         assert places is not None
         assert places.tolist() == [0, -1, 1, 0]
