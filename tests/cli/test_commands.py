@@ -61,17 +61,17 @@ def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
 
 def test_show_lists_the_computed_columns(out: Path) -> None:
     scored = gaincurate.open_scores(out)
-    ids = scored.column("gc_id").to_pylist()[:3]
-    scored.add_column("gc_difficulty", ids, pa.array([0.25, 0.5, 1.0]), {"method": "by hand"})
-    scored.add_column("gc_kind", ids, pa.array(["a", "b", None]), {})
+    ids = scored.column("gc_id").to_pylist()[:4]
+    scored.add_column("gc_difficulty", ids, pa.array([0.25, 0.5, 1.0, float("nan")]), {"method": "by hand"})
+    scored.add_column("gc_kind", ids, pa.array(["a", "b", None, None]), {})
     found = json.loads(run("show", out, "--json").stdout)
     assert found["computed"] == {
-        "gc_difficulty": {"rows": 3, "how": {"method": "by hand"}},
+        "gc_difficulty": {"rows": 4, "how": {"method": "by hand"}},
         "gc_kind": {"rows": 2, "how": {}},
     }
     assert found["distribution"]["gc_difficulty"][3] == 0.5
     shown = run("show", out).stdout
-    assert "computed columns: gc_difficulty (3 rows), gc_kind (2 rows)" in shown
+    assert "computed columns: gc_difficulty (4 rows), gc_kind (2 rows)" in shown
 
 
 def test_show_refuses_what_is_no_set_and_says_what_it_is(tmp_path: Path) -> None:
