@@ -19,24 +19,22 @@ BOUNDS = torch.tensor([[0, 2], [2, 5]])
 SHAPES = "expected hidden [tokens, hidden] and bounds [segments, 2], got"
 
 
-def resolved(
-    backend: Any = "auto", device: str = "cuda", hidden: int = 64, dtype: Any = torch.float32
-) -> str:
+def choice(backend: Any = "auto", device: str = "cuda", hidden: int = 64, dtype: Any = torch.float32) -> str:
     return resolve_backend(backend, device=device, hidden=hidden, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_auto_is_triton_on_a_gpu_and_pytorch_elsewhere(dtype: Any) -> None:
-    assert resolved(dtype=dtype, hidden=16384) == "triton"
-    assert resolved(dtype=dtype, device="cpu") == "torch"
-    assert resolved("torch", dtype=dtype) == "torch"
+    assert choice(dtype=dtype, hidden=16384) == "triton"
+    assert choice(dtype=dtype, device="cpu") == "torch"
+    assert choice("torch", dtype=dtype) == "torch"
 
 
 def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolved(dtype=torch.float64) == "torch"
-    assert resolved(hidden=16385) == "torch"
+    assert choice(dtype=torch.float64) == "torch"
+    assert choice(hidden=16385) == "torch"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert resolved() == "torch"
+    assert choice() == "torch"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,7 @@ def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.Mo
 def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(ValueError, match=f"^backend triton: {sentence}$"):
-        resolved("triton", **options)
+        choice("triton", **options)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gaincurate_kernels import Concentration, angle_concentration, segment_unit_sums
 from gaincurate_kernels.angle import CHUNK
-from gaincurate_kernels.reference import quadratic, unit_vectors
+from gaincurate_kernels.reference import RMSNorm, normalised, quadratic, unit_vectors
 
 LENGTHS = [1, 2, 3, 10, CHUNK - 1, CHUNK, CHUNK + 1, 1000, 4097, 32768]
 
@@ -92,6 +92,11 @@ def test_a_row_that_is_not_finite_makes_its_segments_nan_and_no_others(bad: floa
     assert found.intra.isnan().tolist() == [k == broken for k in range(3)]
     assert found.intra_offdiag.isnan().tolist() == [k == broken for k in range(3)]
     assert found.inter.isnan().tolist() == [broken in pair for pair in ((0, 2), (1, 0), (2, 1))]
+
+
+def test_the_output_of_a_norm_is_torchs() -> None:
+    states, made = vectors(4).float(), torch.nn.RMSNorm(48, eps=0.5)
+    assert torch.allclose(normalised(states, RMSNorm(made.weight.detach(), eps=0.5)), made(states))
 
 
 @pytest.mark.parametrize("magnitude", [3e38, 1e-22, 1e-37])
