@@ -20,6 +20,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy_version": -1}, "policy_version is -1, not a whole number from 0."),
     ({"step": 1.0}, "step is 1.0, not a whole number from 0."),
     ({"temperature": 0.0}, "temperature is 0.0; it must be above 0 (greedy has no log-probs)"),
+    ({"temperature": float("inf")}, "temperature is inf; it must be above 0"),
     ({"extra": {"a": {1}}}, "extra is no JSON: Object of type set is not JSON serializable."),
     ({"extra": {"a": float("nan")}}, "extra is no JSON: Out of range float values are not JSON compliant"),
     ({"prompt_ids": []}, "has an empty prompt."),
