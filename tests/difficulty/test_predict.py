@@ -71,8 +71,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 def test_every_row_gets_a_failure_rate_and_observed_ones_keep_theirs(
     scored: Path, observed: Path, adapter: Path, known: World, method: str
 ) -> None:
-    given = (*METHODS[method], *([adapter] if method == "adapter" else []))
-    command = ("difficulty", "predict", scored, "--outcomes", observed, "--references", "60", *given)
+    command = ["difficulty", "predict", scored, "--outcomes", observed, "--references", "60"]
+    command += [*METHODS[method], *([adapter] if method == "adapter" else [])]
     result = run(*command)
     assert result.exit_code == 0, result.stderr
     values = column(scored)
