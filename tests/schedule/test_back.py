@@ -76,9 +76,7 @@ def test_the_selectors_large_state_comes_back_too(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("cut", range(5))
-def test_killed_on_the_way_it_goes_back_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
-) -> None:
+def test_killed_on_the_way_it_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
     run = runs.begin(tmp_path, rounds=5)
     saved = saved_place(run, step=0)
     go_on(run, 3)
