@@ -6,11 +6,11 @@
     │   ├── RowError                       one row that cannot be scored
     │   ├── ModelError                     a model, its tokenizer or its chat template
     │   ├── OutputError                    an output folder that holds something else
-    │   └── OutcomeError                   what a trainer reported
+    │   └── OutcomeError                   a trainer's outcomes
     │       └── NotReadyError              a strategy needs something that is not there yet
     ├── TrainerError               exit 1  the trainer's command failed
     ├── ServerError                exit 1  a server that generates failed
-    ├── StorageError               exit 1  the file system said no (2: credentials are missing)
+    ├── StorageError               exit 1  the file system refused (2: credentials are missing)
     └── LockedError                exit 1  another process writes the same set or run
 
 Every message is one or two sentences with the offending value and the next step. `data` has the same facts

@@ -11,13 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from gaincurate.core.files import (
-    append_lines,
-    digest_files,
-    json_lines,
-    write_atomic,
-    write_lines,
-)
+from gaincurate.core.files import append_lines, digest_files, json_lines, write_atomic, write_lines
 from gaincurate.errors import StorageError
 
 JSON = st.recursive(

@@ -32,9 +32,7 @@ def python(code: str) -> list[str]:
 
 def go(tmp_path: Path, command: list[str], **options: Any) -> float:
     with command_lock(tmp_path) as lock:
-        return run_command(
-            command, environment={"GREETING": "hello"}, log=tmp_path / "log", lock=lock, **options
-        )
+        return run_command(command, environment={"HOME": "hello"}, log=tmp_path / "log", lock=lock, **options)
 
 
 def alive(process: int) -> bool:
@@ -69,7 +67,7 @@ def test_a_placeholder_that_is_not_known_is_refused() -> None:
 
 
 def test_output_and_errors_go_to_the_log_and_arguments_through_no_shell(tmp_path: Path) -> None:
-    code = "import os, sys; print(os.environ['GREETING'], sys.argv[1:]); print('oh', file=sys.stderr)"
+    code = "import os, sys; print(os.environ['HOME'], sys.argv[1:]); print('oh', file=sys.stderr)"
     assert go(tmp_path, [*python(code), "$HOME; echo", "a b"]) > 0
     log = (tmp_path / "log").read_text()
     assert "hello ['$HOME; echo', 'a b']" in log
@@ -115,7 +113,7 @@ def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
     tmp_path: Path, log: str, line: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "sk-0123456789")
-    (tmp_path / "log").write_text(f"$ python train.py\n{log}")
+    (tmp_path / "log").write_text(f"$ python old.py\nValueError: old\n$ python train.py\n{log}")
     assert process.last_line(tmp_path / "log") == line
 
 

@@ -223,6 +223,8 @@ def test_rows_are_walked_through_and_taken_by_place(folder: Path) -> None:
     for place in (40, -41):
         with pytest.raises(IndexError, match=f"has 40 rows; there is no row {place}"):
             scored[place]
+        with pytest.raises(InputError, match=f"has 40 rows; there is no row {place}"):
+            scored.take([3, place])
 
 
 @pytest.mark.parametrize("name", ["../set/shard-00000.arrow", "shard-00001.arrow"])

@@ -220,9 +220,9 @@ def test_no_interval_rests_on_a_handful_of_rows_that_differ() -> None:
 
 
 def test_a_ratio_that_nothing_is_known_of_has_a_finite_interval() -> None:
-    low, high = bounds(1e-5, 0.01, scale="log", freedom=100)
-    reach = stats.t.ppf(0.975, 100) * 0.01
+    low, high = bounds(1e-5, 0.01, scale="log", freedom=8)
+    reach = stats.t.ppf(0.975, 8) * 0.01
     assert low == 0.0
-    assert high == pytest.approx(1e-5 + reach, rel=1e-3)
+    assert high == pytest.approx(1e-5 + reach, rel=1e-2)
     low, high = bounds(2.0, 0.1, scale="log", freedom=100)
     assert low * high == pytest.approx(4)

@@ -170,6 +170,7 @@ REFUSED = [
     (OSError(errno.EMFILE, "Too many open files"), "the system refused: too many open files."),
     (ImportError("libarrow.so: failed to map segment from shared object"), "there is not enough memory. Raise `ulimit -v`"),
     (RuntimeError("could not create a primitive"), "there is not enough memory."),  # oneDNN
+    (RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"), "there is not enough memory."),
     (pa.ArrowMemoryError("malloc of size 64 failed"), "there is not enough memory."),
     (RuntimeError("can't start new thread"), "the system gives no more threads. Raise `ulimit -u`"),
 ]  # fmt: skip

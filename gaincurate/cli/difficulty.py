@@ -132,8 +132,7 @@ def _print_rejudged(result: Rejudged) -> None:
     output.table(rows, ["before", *(f"now {verdict}" for verdict in verdicts)])
     for name, now in (("false_negatives", "right"), ("false_positives", "wrong")):
         count, of = getattr(result, name)
-        rate = f"{count / of:.1%}" if of else "-"
-        kind = name.replace("_", " ")
+        rate, kind = f"{count / of:.1%}" if of else "-", name.replace("_", " ")
         output.text(f"  {kind} of {result.old}: {rate} ({count:,} of {of:,} that are {now} now)")
     if not result.agreements:
         return
@@ -165,11 +164,8 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
     rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
     out = config.out
-
-    def note_epoch(epoch: int, epochs: int, loss: float) -> None:
-        output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
-
-    report = fit_on(config.scored, rates, out, config.recipe, watch=note_epoch)
+    say = "epoch {} of {}: cross-entropy {:.4f}".format
+    report = fit_on(config.scored, rates, out, config.recipe, watch=lambda *at: output.note(say(*at)))
     if as_json:
         output.as_json({**report, "out": out})
         return
@@ -290,7 +286,7 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
             names = ", ".join(policy.name for policy in policies[:3])
             raise InputError(
                 f"--rollouts {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
-                "give a file with that one's rows alone.",
+                "give a file with only its rows.",
                 path=str(path),
             )
         if len(policies) > 1:

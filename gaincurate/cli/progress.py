@@ -1,12 +1,13 @@
 """Progress on stderr: a bar in a terminal, else a line per finished part; and a line per round of a run.
 
-A log file gets lines because a bar would fill it with control characters.
+A log file gets lines because a bar would fill it with control characters; in a long part, one a minute.
 """
 
 from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +34,9 @@ class ProgressView(Progress):
         is_off = not console.is_terminal
         self._bar = progress.Progress(*columns, console=console, transient=True, disable=is_off)
         self._task = self._bar.add_task("", text="")
-        self._unit, self._begin, self._what = "row", 0.0, ""
+        self._unit, self._begin, self._said, self._what = "row", 0.0, 0.0, ""
         self._total, self._before, self._done = 0, 0.0, 0.0
-        self._also: dict[str, int] = {}
+        self._also = Counter[str]()
 
     def __enter__(self) -> ProgressView:
         return self
@@ -57,25 +58,28 @@ class ProgressView(Progress):
         if whole := int(done):
             was, now = ("was", "is") if whole == 1 else ("were", "are")
             output.note(f"{whole:,} of {counted(total, unit)} {was} done before and {now} kept")
-        self._unit, self._begin, self._what = unit, time.perf_counter(), what
-        self._total, self._before, self._done, self._also = total, done, done, {}
+        self._unit, self._what, self._also = unit, what, Counter()
+        self._begin = self._said = time.perf_counter()
+        self._total, self._before, self._done = total, done, done
         self._bar.update(self._task, description=what, total=total, completed=done, text="")
         self._bar.start()
 
     def advance(self, n: float, **also: int) -> None:
         """See `Progress`."""
         self._done += n
-        for name, count in also.items():
-            if name != "reused":  # rows with the scores of another set have no rate of their own
-                self._also[name] = self._also.get(name, 0) + count
+        also.pop("reused", None)  # rows with the scores of another set have no rate of their own
+        self._also.update(also)
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, text=self._text())
+        elif time.perf_counter() - self._said >= 60:
+            self.part(self._what)
         raise_lost_stop()
 
     def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
         if self._bar.disable:
             output.note(f"{text}: {self._text()}")
+            self._said = time.perf_counter()
 
     def note(self, text: str) -> None:
         """See `Progress`."""

@@ -306,7 +306,7 @@ def print_status(facts: dict[str, Any]) -> None:
     rounds = facts["rounds"]
     where = "finished" if facts["finished"] else "no round yet"
     if rounds and not facts["finished"]:
-        where = f"{of_rounds(rounds[-1]['round'], facts['planned_rounds'])} waits for outcomes"
+        where = f"{of_rounds(rounds[-1]['round'], facts['planned_rounds'])} is in progress"
     by = f" by {facts['by']}" if facts["by"] else ""
     if facts["where"] is not None:
         by += f", where {facts['where']}"

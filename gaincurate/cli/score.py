@@ -34,7 +34,7 @@ def print_summary(summary: Summary) -> None:
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
         rates = summary.scored / summary.elapsed, summary.tokens / summary.elapsed
         output.fitted(
-            f"scored {counted(summary.scored, 'row')}, {counted(summary.tokens, 'token')} in "
+            f"scored {counted(summary.scored, 'row')}, {counted(summary.tokens, 'computed token')} in "
             f"{summary.elapsed:.1f} s ({rates[0]:,.1f} rows/s, {rates[1]:,.0f} tokens/s)"
         )
     if not summary.complete:
@@ -55,7 +55,7 @@ def print_summary(summary: Summary) -> None:
         verb, whose = ("has", "its") if summary.rows_without_prefix == 1 else ("have", "their")
         output.fitted(
             f"  {counted(summary.rows_without_prefix, 'row')} {verb} no token before the question: "
-            f"gc_angle is {whose} intra term alone"
+            f"gc_angle is {whose} intra term only"
         )
     if summary.zero_vectors:
         output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")

@@ -299,7 +299,7 @@ def read_comparison(path: Path) -> Comparison:
     """Read a comparison from a TOML file; folders in it are relative to the file.
 
     Raises:
-        InputError: it does not exist, is no TOML, or has an unknown name or an invalid value.
+        InputError: it does not exist, is not TOML, or has an unknown name or an invalid value.
         StorageError: it cannot be read.
     """
     try:
@@ -308,7 +308,7 @@ def read_comparison(path: Path) -> Comparison:
                 raise InputError(f"{path} does not exist.", path=str(path))
             settings = toml_value(read_text(path))
     except ValueError as error:
-        raise InputError(f"{path} is no TOML: {error}.", path=str(path)) from error
+        raise InputError(f"{path} is not TOML: {error}.", path=str(path)) from error
     for name in ("scored", "heldout", "model"):
         value = settings.get(name)
         if isinstance(value, str) and (name != "model" or (path.parent / value).exists()):

@@ -346,7 +346,7 @@ class Artifact:
         return manifest
 
     def check(self, entry: Json) -> Path:
-        """The file of a manifest's entry; an OutputError where it is missing or damaged."""
+        """The file of a manifest's entry; an OutputError if it is missing or damaged."""
         path: Path = self.folder / entry["file"]
         if not path.exists() or files.digest_file(path) != entry["hash"]:
             raise self.mismatch(path)

@@ -87,7 +87,7 @@ def json_file(path: Path) -> Any:
 def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
     """The value of a JSON text. With `surrogates`, halves of surrogate pairs are accepted.
 
-    Raises ValueError where it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too
+    Raises ValueError if it is not JSON (json.JSONDecodeError), not UTF-8 (UnicodeDecodeError), nested too
     deeply, or holds half of a surrogate pair.
     """
     # Not by json.loads, which guesses other encodings and makes infinity of 1e999.
@@ -170,7 +170,7 @@ def yaml_value(text: str, loader: Any = None) -> Any:
     """The value of a YAML text, in the types of JSON, and dates.
 
     The `loader`, a child of `yaml.SafeLoader`, makes values of plain texts in another way. Raises ValueError
-    where the text is no YAML, too long, nested too deeply, or holds itself.
+    if the text is not YAML, too long, nested too deeply, or holds itself.
     """
     import yaml
 

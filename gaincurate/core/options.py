@@ -151,7 +151,7 @@ def without_nan(value: Any) -> Any:
 
 
 def json_object(value: str, option: str, example: str) -> dict[str, Any]:
-    """The value of an option that takes a JSON object; an InputError where it is none."""
+    """The value of an option that takes a JSON object; an InputError if it is not one."""
     from gaincurate.core.foreign import Malformed, json_value
 
     parsed, why = None, ""

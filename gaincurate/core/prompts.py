@@ -304,7 +304,7 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
 
 
 def message_array(values: Sequence[Any]) -> pa.Array:
-    """Messages, or lists of them, as an Arrow array; an InputError where no column can hold a field."""
+    """Messages, or lists of them, as an Arrow array; an InputError if no column can hold a field."""
     try:
         return pa.array(values)
     except pa.ArrowException as error:

@@ -39,7 +39,7 @@ _LONGEST = 600.0  # seconds without a worker before the run ends
 
 
 def read_workers(value: str) -> int | Literal["all"]:
-    """The value of `--workers`; an InputError where it is neither a number from 1 nor `all`."""
+    """The value of `--workers`; an InputError if it is neither a number from 1 nor `all`."""
     if value == "all":
         return "all"
     if not (value.isdecimal() and len(value) <= 9 and int(value)):

@@ -16,8 +16,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cache, lru_cache
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ from gaincurate.difficulty.verifier import VerifierPool, check_gold, gold_comple
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
-from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
+from gaincurate.hygiene.duplicates import Keys, duplicates, near_duplicates, repeats
 from gaincurate.hygiene.options import CHECKS, HygieneOptions
 from gaincurate.hygiene.rows import CheckResult, CheckSummary, Hit, Json, Mask, asked, batches, ids
 
@@ -54,6 +54,7 @@ AMONG_VALUES = frozenset([
 ])  # fmt: skip
 """Golds that are no answer where most golds are values."""
 _LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
+_DIGITS = str.maketrans("123456789", "000000000")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
 Kind = Literal["sentinel", "doubtful", "value", "word", "label"]
 """Labels are words such as `yes`, choices, and texts in LaTeX."""
@@ -81,7 +82,13 @@ def search(
     """
     alive, results = np.ones(len(scored), bool), []
     of_golds: dict[str, CheckResult] = {}
-    for check in options.chosen():
+    chosen = options.chosen()
+
+    @cache  # one pass for all checks that compare questions
+    def keys() -> Keys:
+        return Keys(scored, alive, options.near if "near-duplicates" in chosen else 0)
+
+    for check in chosen:
         if tell is not None:
             tell(check)
         judged = check in ("broken-gold", "conflicting-gold")
@@ -95,14 +102,14 @@ def search(
         elif check == "broken-gold" and answer is not None and options.verifier is not None:
             result = broken_gold(scored, alive, answer, options.verifier)
         elif check == "conflicting-gold" and answer is not None:
-            result = conflicting_gold(scored, alive, answer, options.verifier)
+            result = conflicting_gold(keys(), alive, answer, options.verifier)
         elif check == "contaminated":
             index = EvalIndex(options.evals, options.eval_column, options.ngram)
             result = contaminated(scored, alive, index, options.overlap)
         elif check == "near-duplicates":
-            result = near_duplicates(scored, alive, options.near, answer)
+            result = near_duplicates(keys(), alive, answer)
         else:
-            result = duplicates(scored, alive, answer)
+            result = duplicates(keys(), alive, answer)
         results.append(result)
         if dropping or check == "duplicates":
             alive[[hit.place for hit in result.hits]] = False
@@ -203,13 +210,11 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
     return CheckResult("broken-gold", hits, f"verifier {config.verifier}, answers from {answer!r}")
 
 
-def conflicting_gold(
-    scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig | None
-) -> CheckResult:
+def conflicting_gold(keys: Keys, alive: Mask, answer: str, config: VerifierConfig | None) -> CheckResult:
     """All rows of groups that ask the same and have different answers, because any of them may be right.
 
     Args:
-        scored: the set.
+        keys: of these rows at least.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers.
         config: of the verifier that compares answers; without it, differently written answers differ.
@@ -217,10 +222,10 @@ def conflicting_gold(
     Raises:
         InputError: the verifier cannot be loaded.
     """
-    again = repeats(scored, alive, answer)
+    again = repeats(keys, alive, answer)
     pairs = [(row.place, row.head) for row in again if not row.same_answer]
     places = np.unique(np.array(pairs, np.int64))
-    read = zip(places.tolist(), read_prompts(scored, places, answer), strict=True)
+    read = zip(places.tolist(), read_prompts(keys.scored, places, answer), strict=True)
     prompts: dict[int, Prompt] = dict(read)
     if config is not None:
         with VerifierPool(config) as pool:
@@ -267,8 +272,9 @@ def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[s
     by_kind, values = defaultdict[Kind, list[Hit]](list), 0
     for places, table in batches(scored, alive) if answer is not None else ():
         for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
-            texts = [text for item in accepted(gold) if (text := _text(item))]
-            kind = _kind(tuple(texts)) if texts else "sentinel"
+            items = (item for item in accepted(gold) if item is not None and item == item)
+            texts = [text for item in items if (text := str(item).strip())]
+            kind = _kind(tuple(text.translate(_DIGITS) for text in texts)) if texts else "sentinel"
             values += kind == "value"
             if kind in ("value", "label"):
                 continue
@@ -288,7 +294,7 @@ def unusable_golds(scored: ScoredSet, alive: Mask, answer: str | None) -> dict[s
     return {check: CheckResult(check, of_check) for check, of_check in hits.items()}
 
 
-@lru_cache(1 << 16)  # most sets have few distinct golds
+@lru_cache(1 << 16)  # of golds that differ in digits only, one is judged
 def _kind(texts: tuple[str, ...]) -> Kind:
     """The kind of a row's accepted gold answers; if their kinds differ, that of the first."""
     names, text = [_name(text) for text in texts], texts[0]
@@ -301,11 +307,6 @@ def _kind(texts: tuple[str, ...]) -> Kind:
     if is_words(text):
         return "label" if "\\" in text else "word"
     return "value" if choice_of(text) is None else "label"
-
-
-def _text(gold: Any) -> str:
-    """A gold as text, empty for null and NaN."""
-    return "" if gold is None or gold != gold else str(gold).strip()
 
 
 def _name(text: str) -> str:

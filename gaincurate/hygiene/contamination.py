@@ -143,7 +143,7 @@ class EvalIndex:
         firsts = firsts[among(grams[firsts], self._gram_hashes)]
         owners = np.searchsorted(rows.starts, firsts, "right") - 1
         with_gram = owners[firsts + self.ngram <= rows.starts[owners + 1]]
-        wholes = [rows.runs.of(rows.starts[:-1], rows.starts[1:]), rows.runs.of(begins, ends)]
+        wholes = (rows.whole, rows.runs.of(begins, ends))
         with_whole = [np.flatnonzero(among(whole, self._whole_hashes)) for whole in wholes]
         return np.unique(np.concatenate([with_gram, *with_whole]))
 
@@ -166,9 +166,8 @@ def _questions(files: Sequence[str], column: str | None) -> Iterator[tuple[str, 
 
 def _hashes(texts: list[str]) -> Hashes:
     """A hash of the words of each text, sorted."""
-    parts = [Words(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
-    whole = [words.runs.of(words.starts[:-1], words.starts[1:]) for words in parts]
-    return np.sort(np.concatenate([np.zeros(0, np.uint64), *whole]))
+    parts = [Words(texts[start : start + BATCH]).whole for start in range(0, len(texts), BATCH)]
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *parts]))
 
 
 def _texts(file: str, column: str | None) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Rows that ask the same as an earlier row, or nearly the same as an earlier row that stays.
 
 The same means equal messages except for white space, upper case, how Unicode composes characters and which of
-its spellings LaTeX has. Rows are compared by hash, so memory is 8 bytes per row.
+its spellings LaTeX has. Rows are compared by hash: 8 bytes per row, and 112 more for near duplicates at 0.8.
 
 Near duplicates have a high Jaccard index (shared over all) of their sets of token triples, and the same
 numbers in the same order: the same words with other numbers are another problem. MinHash finds candidates,
@@ -19,8 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
@@ -48,15 +46,43 @@ class Repeat:
     same_answer: bool
 
 
-def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages equal an earlier row's, with any answer; groups with several are reported.
+class Keys:
+    """Hashes that rows share if they ask the same or nearly the same, from one pass for both checks.
 
     Args:
         scored: the set.
+        alive: `[rows]`, which rows to look at; the keys of the others are 0.
+        threshold: the least Jaccard index of near duplicates, from 0.3 to 1, or 0 without that check.
+
+    Attributes:
+        asked: of each question, `[1, rows]`; with a threshold, of its words and signs.
+        near: MinHash keys, `[bands, rows]`.
+    """
+
+    def __init__(self, scored: ScoredSet, alive: Mask, threshold: float = 0) -> None:
+        self.scored, self.threshold, rows = scored, threshold, len(alive)
+        self.template = Template(Words(sample(scored, alive) if threshold else [], signs=True))
+        self.asked = np.zeros((1, rows), np.uint64)
+        self.near = np.zeros((bands(threshold)[0] if threshold else 0, rows), np.uint64)
+        for places, table in batches(scored, alive):
+            if threshold:
+                words = Words(asked(scored, table), signs=True)
+                self.asked[0, places] = words.whole
+                self.near[:, places] = Sketches(words, *self.template.without(words), threshold).keys
+            else:  # cheaper than words
+                hashes = map(hash, _alike(read(scored, table)))
+                self.asked[0, places] = np.fromiter(hashes, np.int64).view(np.uint64)
+
+
+def duplicates(keys: Keys, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose messages equal an earlier row's, with any answer; groups with several are reported.
+
+    Args:
+        keys: of these rows at least.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
     """
-    again, hits = repeats(scored, alive, answer), []
+    again, hits = repeats(keys, alive, answer), []
     for row in again:
         reason = "the same messages" if row.exact else f"the same messages except for {_BUT_FOR}"
         reason += "" if row.same_answer else ", another answer"
@@ -65,19 +91,12 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResul
     return CheckResult("duplicates", hits, _note(again, answer))
 
 
-def repeats(scored: ScoredSet, alive: Mask, answer: str | None) -> list[Repeat]:
-    """Every row that asks the same as an earlier row, in the order of the set.
-
-    All rows are read once for a hash of their question, and rows with equal hashes a second time.
-    """
-    hashes = (hash(alike) for _, table in batches(scored, alive) for alike in _alike(read(scored, table)))
-    keys = np.fromiter(hashes, np.int64, int(alive.sum())).view(np.uint64)
-    repeated = alive.copy()
-    repeated[alive] = shared(keys[None])
+def repeats(keys: Keys, alive: Mask, answer: str | None) -> list[Repeat]:
+    """Every row that asks the same as an earlier row, in the order of the set; others are not read."""
     firsts: dict[bytes, tuple[int, bytes, bytes]] = {}
     again = []
-    for places, table in batches(scored, repeated):
-        prompts = read(scored, table)
+    for places, table in batches(keys.scored, shared(keys.asked, alive)):
+        prompts = read(keys.scored, table)
         answers = column_values(table, answer) if answer else [None] * len(places)
         for place, messages, alike, gold in zip(
             places.tolist(), prompts, _alike(prompts), answers, strict=True
@@ -115,40 +134,23 @@ def _groups(heads: Iterable[int]) -> str:
     return f"{len(counts):,} groups, the largest of {max(counts.values(), default=0) + 1:,} rows"
 
 
-def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
+def near_duplicates(keys: Keys, alive: Mask, answer: str | None) -> CheckResult:
     """Rows that are similar to an earlier row that stays.
 
-    A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
-    read twice: first to see which are no candidates at all, so that only the others are held in memory.
+    A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Only
+    candidates are read and held in memory.
 
     Args:
-        scored: the set.
+        keys: of these rows at least, with a threshold.
         alive: `[rows]`, which rows to look at.
-        threshold: the least Jaccard index, from 0.3 to 1.
         answer: the column with the gold answers, if there is one, to report whether they are equal.
-
-    Raises:
-        InputError: a threshold out of range.
     """
-    template, count = Template(Words(sample(scored, alive), signs=True)), bands(threshold)[0]
-
-    def sketched(chosen: Mask) -> Iterator[tuple[Sketches, Ints, pa.Table]]:
-        for places, table in batches(scored, chosen):
-            words = Words(asked(scored, table), signs=True)
-            yield Sketches(words, *template.without(words), threshold), places, table
-
-    keys = np.zeros((count, int(alive.sum())), np.uint64)
-    end = 0
-    for sketches, places, _ in sketched(alive):
-        keys[:, end : end + len(places)] = sketches.keys
-        end += len(places)
-    candidates = alive.copy()
-    candidates[alive] = shared(keys)
-    del keys
     hits = list[Hit]()
     stay = list[tuple[int, Hashes, bytes]]()  # places, triples and digests of answers
     index: dict[int, list[int]] = {}  # places in `stay` by each of a row's keys
-    for sketches, places, table in sketched(candidates):
+    for places, table in batches(keys.scored, shared(keys.near, alive)):
+        words = Words(asked(keys.scored, table), signs=True)
+        sketches = Sketches(words, *keys.template.without(words), keys.threshold)
         golds = column_values(table, answer) if answer else [None] * len(places)
         for number, (place, gold) in enumerate(zip(places.tolist(), golds, strict=True)):
             triples, its_answer = sketches.of(number), _digest(gold)
@@ -156,13 +158,12 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
             others = sorted({other for key in keys_of_row for other in index.get(key, ())})
             alike = jaccard(triples, [stay[other][1] for other in others])
             best = int(alike.argmax()) if others else 0  # of equals the first in the file
-            if others and alike[best] >= threshold:
+            if others and alike[best] >= keys.threshold:
                 other, _, other_answer = stay[others[best]]
-                facts: Json = {"jaccard": round(float(alike[best]), 4)}
+                same: Json = {"same_answer": other_answer == its_answer} if answer else {}
+                facts = {"jaccard": round(float(alike[best]), 4)} | same
                 reason = f"{alike[best]:.2f} of the token triples are shared"
-                if answer:
-                    facts["same_answer"] = other_answer == its_answer
-                    reason += "" if other_answer == its_answer else ", another answer"
+                reason += "" if other_answer == its_answer else ", another answer"
                 hits.append(Hit(place, reason, other, facts))
                 continue
             for key in keys_of_row:
@@ -242,11 +243,11 @@ class Sketches:
         return mixed(keys + np.arange(count, dtype=np.uint64)[:, None])
 
 
-def shared(keys: Hashes) -> npt.NDArray[np.bool_]:
-    """`[rows]`: which rows share a key with any other; `keys` is `[bands, rows]`."""
-    has_double = np.zeros(keys.shape[1], bool)
+def shared(keys: Hashes, alive: Mask) -> Mask:
+    """`[rows]`: which of the `alive` rows share a key with another; `keys` is `[bands, rows]`."""
+    has_double, chosen = np.zeros(len(alive), bool), np.flatnonzero(alive)
     for band in keys:
-        order = np.argsort(band)
+        order = chosen[np.argsort(band[chosen])]
         equal = band[order[1:]] == band[order[:-1]]
         has_double[order[1:][equal]] = has_double[order[:-1][equal]] = True
     return has_double

@@ -24,7 +24,6 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 BATCH = 1024
 """Rows of a batch, so few that arrays over their characters stay in a processor's cache."""
-SAMPLE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _texts(scored: ScoredSet, table: pa.Table) -> list[Any] | None:
 def sample(scored: ScoredSet, alive: Mask) -> list[str]:
     """The questions of at most 2,000 evenly spaced prompts."""
     there = np.flatnonzero(alive)
-    places = there[np.unique(np.linspace(0, len(there) - 1, min(SAMPLE, len(there))).astype(np.int64))]
+    places = there[np.unique(np.linspace(0, len(there) - 1, min(2000, len(there))).astype(np.int64))]
     return asked(scored, scored.take(places)) if len(places) else []
 
 

@@ -71,7 +71,7 @@ def _lower(text: str) -> str:
 
 
 def _one_spelling(text: str) -> str:
-    r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, whichever of their spellings it has."""
+    r"""LaTeX as `\frac{1}{2}`, `(`, `\le` and `$`, from any of their spellings."""
     text = _COMMAND.sub(lambda match: _SPELLINGS[match[1]], text)
     text = _SIZES.sub(lambda match: " " if match[1] else "", text)
     parts = text.split(r"\$")  # an escaped dollar is no border of a formula
@@ -132,6 +132,7 @@ class Words:
         starts: where each row's words start, and the end, `[rows + 1]`.
         hashes: of all words, the same in every process, `[words]`.
         runs: of `hashes`.
+        whole: a hash of all words of each row, `[rows]`.
         numbers: which words have a digit, `[words]`.
     """
 
@@ -153,6 +154,7 @@ class Words:
                 runs = Runs(points[begins[0] : ends[-1]].astype(np.uint64))
                 self.hashes[first:last] = runs.of(begins - begins[0], ends - begins[0])
         self.runs = Runs(self.hashes)
+        self.whole = self.runs.of(self.starts[:-1], self.starts[1:])
         self.numbers: Mask = np.maximum.reduceat(kinds, self._begins) == _DIGIT  # the highest kind
 
     def __len__(self) -> int:
@@ -192,8 +194,7 @@ class Template:
     """
 
     def __init__(self, rows: Words, least: float = 20) -> None:
-        least = max(least, _SHARE * len(rows))
-        self._common = [_common(rows, least, back=back) for back in (False, True)]
+        self._common = [_common(rows, max(least, _SHARE * len(rows)), back=back) for back in (False, True)]
 
     def without(self, rows: Words) -> tuple[Ints, Ints]:
         """Where each row's words begin and end without its template, both `[rows]`."""

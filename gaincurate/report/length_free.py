@@ -84,7 +84,7 @@ def derive(
     is_there = before is not None and {**before, "made_by": None} == {**how, "made_by": None}
     if before is not None and not is_there and not overwrite:
         raise OutputError(
-            f"{scored.folder} has a column {name} already, made otherwise "
+            f"{scored.folder} already has a column {name} that was made in another way "
             f"({before.get('meaning', 'something else')}); give another --name, or --overwrite to replace "
             "it.",
             column=name,

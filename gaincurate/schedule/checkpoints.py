@@ -82,7 +82,7 @@ def why_incomplete(folder: Path) -> str | None:
     if not folder.is_dir():
         return f"{folder} is no folder"
     if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
-        return f"{folder} has an adapter alone; let the trainer save the merged model"
+        return f"{folder} has only an adapter; let the trainer save the merged model"
     if not (folder / "config.json").is_file():
         return f"{folder} has no config.json"
     if (why := why_not_whole(folder)) is not None:

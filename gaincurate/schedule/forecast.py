@@ -80,7 +80,7 @@ class ForecastConfig(BaseModel):
     strategies: Annotated[
         list[str],
         Option(
-            "Strategies to try, with their default options; may be repeated. All learn from outcomes alone.",
+            "Strategies to try, with their default options; may be repeated. All learn from outcomes only.",
             names=("--strategy",),
         ),
     ] = ["posterior"]

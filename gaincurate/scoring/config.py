@@ -27,7 +27,7 @@ MOST_THREADS = 1024  # OpenMP fails or crashes at larger numbers than any machin
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 _ARRAY = "SLURM_ARRAY_TASK_"
-# The variables with a part's number from 0 and the number of parts (Kubernetes has none), in order.
+# Variables with the number of a part, from 0, and that of parts (which Kubernetes lacks), in order.
 _RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 
@@ -124,10 +124,9 @@ def check_shots(value: Any) -> list[dict[str, Any]]:
     Raises:
         InputError: the value has another form.
     """
+    roles = ("user", "assistant")
     good = isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("content"), str)
-        and m.get("role") == ("user", "assistant")[i % 2]
+        isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") == roles[i % 2]
         for i, m in enumerate(value)
     )
     if not good or len(value) % 2:

@@ -333,7 +333,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto:
     """The model in evaluation mode on `device`, loaded by transformers' class `auto` (default: headless).
 
     Raises:
-        ModelError: the weights are unreadable or incomplete, or do not fit into the main memory.
+        ModelError: the weights are unreadable or incomplete, or do not fit into memory.
     """
     import torch
     import transformers
@@ -360,4 +360,7 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto:
             f"({absent[0]}, ...), and random ones would give random scores. Is the checkpoint complete, and "
             "saved under the model's own names?"
         )
-    return model.to(device).eval()
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"the memory of {device} is too small for the weights in {dtype}.") from error

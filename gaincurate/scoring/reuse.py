@@ -115,9 +115,7 @@ class Reused:
             lacking = [name for name in identity["signals"] if name not in scored.identity["signals"]]
             if lacking:
                 signals = " and no ".join(lacking)
-                progress.note(
-                    f"--reuse {scored.place}: the set has no {signals}, so its rows are scored again"
-                )
+                progress.note(f"--reuse {scored.place}: it has no {signals}, so its rows are scored again")
                 continue
             # Null in a shard with zero vectors, because these are counted by shard and not by row.
             parts = []

@@ -137,14 +137,11 @@ def without_padding(
 def segmented(plan: ScoringPlan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     """The prompt of each row of a part of the source, by place; rows without a prompt come first."""
     assert plan.model is not None
-    results, chats = dict[int, Segmented | Unusable](), dict[int, Chat]()
-    for place, chat in enumerate(plan.columns.chats(table)):
-        if isinstance(chat, Chat):
-            chats[place] = chat
-        else:
-            results[place] = Unusable(str(chat))
+    read = list(enumerate(plan.columns.chats(table)))
+    refused = {place: Unusable(str(chat)) for place, chat in read if not isinstance(chat, Chat)}
+    chats = {place: chat for place, chat in read if isinstance(chat, Chat)}
     prompts = plan.model.segmenter([c.messages for c in chats.values()], [c.tools for c in chats.values()])
-    return results | dict(zip(chats, prompts, strict=True))
+    return {**refused, **dict(zip(chats, prompts, strict=True))}
 
 
 @dataclass(slots=True)

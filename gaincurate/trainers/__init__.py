@@ -1,1 +1,1 @@
-"""The link between a run and its trainers: a folder per trainer, imported where it is used alone."""
+"""The link between a run and its trainers: a folder per trainer, imported only where it is used."""

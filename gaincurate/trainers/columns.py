@@ -164,7 +164,7 @@ class ExportView:
             scored = f"prompts were scored with the template arguments {json.dumps(arguments)}"
             yield f"{scored}; {trainer} takes them from {keys}"
         if media := [name for name in rendering.media if name in self.schema.names]:
-            yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text alone"
+            yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text only"
         if self._nulls:
             other = "store them as JSON text"
             if rendering.nulls != "all":

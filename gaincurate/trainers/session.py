@@ -289,7 +289,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         """
         if self.round or self.finished:
             raise OutputError(
-                f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
+                f"{self.run.folder} is at round {self.round} and the trainer begins at step 0: resume "
                 f"from its last checkpoint, or start a new run with the options in {self.run.folder / RUN}.",
                 round=self.round,
             )

@@ -41,9 +41,9 @@ def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
     assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
 
 
-def test_show_of_rows_without_a_score_has_them_last(tmp_path: Path) -> None:
-    table = [{**scored_row("a"), "gc_angle": None}, scored_row("b"), {**scored_row("c"), "gc_angle": None}]
-    for rows, last in ((table, "c"), (table[:1], "a")):
+def test_show_of_rows_without_a_score_has_them_last_by_id(tmp_path: Path) -> None:
+    table = [{**scored_row("c"), "gc_angle": None}, scored_row("b"), {**scored_row("a"), "gc_angle": None}]
+    for rows, last in ((table, "c"), (table[2:], "a")):
         folder = make_set(tmp_path / last, [rows])
         found = json.loads(run("show", folder, "--json").stdout)
         assert found["top"][-1]["gc_id"] == last
@@ -61,17 +61,17 @@ def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
 
 def test_show_lists_the_computed_columns(out: Path) -> None:
     scored = gaincurate.open_scores(out)
-    ids = scored.column("gc_id").to_pylist()[:3]
-    scored.add_column("gc_difficulty", ids, pa.array([0.25, 0.5, 1.0]), {"method": "by hand"})
-    scored.add_column("gc_kind", ids, pa.array(["a", "b", None]), {})
+    ids = scored.column("gc_id").to_pylist()[:4]
+    scored.add_column("gc_difficulty", ids, pa.array([0.25, 0.5, 1.0, float("nan")]), {"method": "by hand"})
+    scored.add_column("gc_kind", ids, pa.array(["a", "b", None, None]), {})
     found = json.loads(run("show", out, "--json").stdout)
     assert found["computed"] == {
-        "gc_difficulty": {"rows": 3, "how": {"method": "by hand"}},
+        "gc_difficulty": {"rows": 4, "how": {"method": "by hand"}},
         "gc_kind": {"rows": 2, "how": {}},
     }
     assert found["distribution"]["gc_difficulty"][3] == 0.5
     shown = run("show", out).stdout
-    assert "computed columns: gc_difficulty (3 rows), gc_kind (2 rows)" in shown
+    assert "computed columns: gc_difficulty (4 rows), gc_kind (2 rows)" in shown
 
 
 def test_show_refuses_what_is_no_set_and_says_what_it_is(tmp_path: Path) -> None:
@@ -138,9 +138,8 @@ def test_a_model_with_nan_in_its_weights_is_no_success(tmp_path: Path, tiny_mode
 
 def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAINCURATE_DEBUG", "1")
-    assert "no_file" in str(
-        run("score", tmp_path / "no_file.jsonl", "-m", "demo", "-o", tmp_path / "o").exception
-    )
+    failed = run("score", tmp_path / "no_file.jsonl", "-m", "demo", "-o", tmp_path / "o")
+    assert "no_file" in str(failed.exception)
 
 
 def test_version_and_help() -> None:
@@ -158,7 +157,7 @@ def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
     told = result.stdout.splitlines()
     assert told[0].startswith("scored 1 row, ")
     assert f"{out} is complete: 1 row, 0 rejected" in told
-    assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
+    assert "  1 row has no token before the question: gc_angle is its intra term only" in told
     assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
     assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
 

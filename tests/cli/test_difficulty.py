@@ -20,9 +20,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder / "scored"
 
 
-def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
-    tmp_path: Path, tiny_model: Path, scored: Path
-) -> None:
+def test_rollouts_by_a_model_of_this_machine(tmp_path: Path, tiny_model: Path, scored: Path) -> None:
     out = tmp_path / "rollouts"
     command = ["difficulty", "rollout", scored, "--out", out, "--model", tiny_model, "--verifier", "exact"]
     command += ["--samples", 3, "--reference", 4, "--max-tokens", 5, "--threads", 1, "--verify-workers", 1]

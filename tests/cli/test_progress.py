@@ -18,24 +18,24 @@ def a_clock_of_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("a_clock_of_ten_seconds")
-def test_where_no_person_watches_each_part_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_a_part_and_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressView() as view:
         view.note("a.jsonl: 9 rows")
         view.start(10, 1, what="scoring")
         view.advance(5, tokens=4000)
         view.advance(-1, tokens=-1000)
-        view.part("shard 1 of 2")  # ten seconds after the start
+        view.part("shard 1 of 2")  # three looks after the start
         view.advance(5, tokens=1)
         view.part("shard 2 of 2")
-        view.start(2, unit="training")
-        view.advance(0.5)
-        view.part("half of it")
+        view.start(2, what="comparing", unit="training")
+        for n in (0.5, 0, 0, 0, 0, 0):  # a minute without a line
+            view.advance(n)
     assert capsys.readouterr().err.splitlines() == [
         "a.jsonl: 9 rows",
         "1 of 10 rows was done before and is kept",
-        "shard 1 of 2: 5 of 10 rows, 0.4 rows/s  300 tokens/s, about 12 s left",
-        "shard 2 of 2: 10 of 10 rows, 0.5 rows/s  150 tokens/s",
-        "half of it: 0 of 2 trainings, about 30 s left",
+        "shard 1 of 2: 5 of 10 rows, 0.1 rows/s  100 tokens/s, about 38 s left",
+        "shard 2 of 2: 10 of 10 rows, 0.1 rows/s  50.0 tokens/s",
+        "comparing: 0 of 2 trainings, about 4 min left",
     ]
 
 

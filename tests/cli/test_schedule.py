@@ -41,7 +41,7 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert told["waiting"] == {"round": 2, "prompts": 0, "of": 8, "accuracy": None, "problem": None}
     runs.write(run, 2, [{"gc_id": "?", "reward": 1, "round": 2}])
     shown = gaincurate("schedule", "status", run.folder).stdout
-    assert "round 2 (3/3) waits for outcomes" in shown
+    assert "round 2 (3/3) is in progress" in shown
     assert "'?' is not among the prompts of round 2" in shown
     run.outcomes(2).unlink()
     runs.report(run)
@@ -69,6 +69,9 @@ def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_ta
 
 def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> None:
     start(tmp_path, "--rescore", "off")
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    ended = gaincurate("schedule", "run", tmp_path / "run", "--timeout", 1, "--", *sleeping)
+    assert "took longer than 1 s (--timeout) and was ended" in ended.stderr
     command = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
     result = gaincurate("schedule", "run", tmp_path / "run", "--timeout", "60", "--", *command)
     assert result.exit_code == 0, result.output
@@ -113,9 +116,7 @@ def test_a_dry_run_prints_the_newest_rounds_command_and_keeps_nothing(tmp_path: 
     shown = gaincurate(*asked, "--json", "--", *command)
     filled = [sys.executable, "t.py", "0", "the-model", str(run.outcomes(0))]
     assert json.loads(shown.stdout) == {"round": 0, "command": filled}
-    assert gaincurate(*asked, "--", *command).stdout.startswith(
-        f"round 0 (1/3): {sys.executable} t.py 0 the-m"
-    )
+    assert gaincurate(*asked, "--", *command).stdout.startswith(f"round 0 (1/3): {sys.executable} t.py 0 the")
     assert not (run.folder / "command.json").exists()
     assert "no command: gaincurate schedule run" in gaincurate(*asked).stderr
     finished = runs.begin(tmp_path / "short", rounds=1)
@@ -158,9 +159,7 @@ def test_options_of_the_strategy_and_of_re_scoring_reach_the_run(tmp_path: Path)
     }  # fmt: skip
 
 
-def test_next_keeps_out_of_a_run_that_a_trainer_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_keeps_out_of_a_run_that_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     runs.report(run)

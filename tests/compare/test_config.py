@@ -189,7 +189,7 @@ def test_what_a_file_lacks_is_said_as_it_stands_there(tmp_path: Path) -> None:
         f"{name} is missing" for name in ("arms[0].strategy", "budget_tokens", "scored")
     ]
     path.write_text("scored = ")
-    with pytest.raises(InputError, match=r"c.toml is no TOML: Invalid value"):
+    with pytest.raises(InputError, match=r"c.toml is not TOML: Invalid value"):
         read_comparison(path)
     path.unlink()
     with pytest.raises(InputError, match=r"c.toml does not exist\."):

@@ -115,9 +115,7 @@ def test_the_depth_is_counted_in_lists_and_objects_and_not_in_texts() -> None:
     for read in deep:
         with pytest.raises(Malformed, match="stand more than 64 deep inside each other"):
             read()
-    with pytest.raises(
-        Malformed, match=r"more than 64 deep|maximum nesting depth"
-    ):  # PyYAML 6.0.4's is 1,000
+    with pytest.raises(Malformed, match=r"than 64 deep|maximum nesting depth"):  # PyYAML 6.0.4's is 1,000
         yaml_value("[" * 200_000)
 
 
@@ -133,6 +131,7 @@ def test_no_number_becomes_infinity() -> None:
     [
         "!!timestamp x", "!!bool x", "!!int ''", "!!float x", "2001-99-99", "1:" * 400 + "1.5", "!!binary x",
         "!!python/object/apply:os.system [ls]", "? [a]\n: b", "a: *b", "---\n1\n---\n2", "\x00",
+        pytest.param("#" * 524_289, id="too long"),
     ],
 )  # fmt: skip
 def test_what_yaml_has_no_value_for_is_a_value_error(text: str) -> None:

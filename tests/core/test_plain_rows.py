@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from gaincurate.core.prompts import plain_rows, write_rows
+from gaincurate.core.prompts import plain_rows, questions, write_rows
 
 ASKED = [{"role": "user", "content": "a"}]
 FUNCTIONS = [[{"function": {"name": "f", "arguments": {name: 1}}}] for name in "ab"]
@@ -27,3 +27,9 @@ def test_rows_come_back_without_the_nulls_of_other_rows(tmp_path: Path, rows: li
     names = {name: None for row in rows for name in row}
     write_rows(tmp_path / "a.parquet", pa.table({name: [row.get(name) for row in rows] for name in names}))
     assert plain_rows(tmp_path / "a.parquet") == [{name: row.get(name) for name in names} for row in rows]
+
+
+def test_the_question_is_the_last_user_message_without_white_space_around_it() -> None:
+    turns = [*ASKED, {"role": "assistant", "content": "b"}, {"role": "user", "content": " c\n"}]
+    rows = pa.table({"prompt": [turns, turns[1:2]]})
+    assert questions(rows, {"source": {"prompt_column": "prompt"}}) == ["c", ""]

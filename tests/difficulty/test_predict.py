@@ -151,6 +151,8 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     assert found["on_references"]["count"] == 60
     assert sum(b["count"] for b in found["on_references"]["reliability"]) == 60
     assert column(scored)[:60] == pytest.approx(known.observed[1, :60])
+    drawn = ("difficulty", "predict", scored, "--outcomes", path, "--references", 30, "--json", "--seed")
+    assert run(*drawn, 1).stdout == run(*drawn, 1).stdout != run(*drawn, 2).stdout
     fitted = run(
         "difficulty", "fit", scored, "--outcomes", path, "-o", tmp_path / "a", "--epochs", "1", "--json",
     )  # fmt: skip
@@ -203,7 +205,7 @@ def test_what_does_not_fit_together_is_refused(
         ("--group-column and the method group-mean go together", *predicting, "--group-column", "question"),
         ("--group-column and the method group-mean go together", *predicting, "--method", "group-mean"),
         ("has no column 'kind'", *predicting, "--method", "group-mean", "--group-column", "kind"),
-        ("--reward-range 1,0: the first must be less than the second", *predicting, "--reward-range", "1,0"),
+        ("--reward-range 1,1: the first must be less than the second", *predicting, "--reward-range", "1,1"),
         ("the adapter was fitted on embeddings of some-model (32 wide, weights wwwwwwww), and", "predict", other, "--outcomes", observed, "--adapter", adapter),
         ("(8 wide", "predict", narrow, "--outcomes", observed, "--adapter", adapter),
         ("has embeddings of another model than", "fit", scored, other, "--outcomes", observed, *fitting),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.hygiene.duplicates import duplicates
+from gaincurate.hygiene.duplicates import Keys, duplicates
 from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
@@ -19,7 +19,8 @@ KINDS = {
 
 
 def found(scored: ScoredSet) -> CheckResult:
-    return duplicates(scored, np.ones(len(scored), bool), "answer")
+    alive = np.ones(len(scored), bool)
+    return duplicates(Keys(scored, alive), alive, "answer")
 
 
 @given(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=12))

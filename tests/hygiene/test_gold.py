@@ -8,13 +8,15 @@ import pytest
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.hygiene.checks import broken_gold, conflicting_gold, unusable_golds
+from gaincurate.hygiene.duplicates import Keys
 from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
 
 def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] | None = None) -> CheckResult:
     mask = np.ones(len(scored), bool) if alive is None else np.array(alive)
-    return conflicting_gold(scored, mask, "answer", VerifierConfig(verifier=verifier) if verifier else None)
+    config = VerifierConfig(verifier=verifier) if verifier else None
+    return conflicting_gold(Keys(scored, mask), mask, "answer", config)
 
 
 def test_every_row_of_a_group_whose_answers_differ_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.hygiene.duplicates import RECALL, Sketches, bands, jaccard, near_duplicates, shared
+from gaincurate.hygiene.duplicates import RECALL, Keys, Sketches, bands, jaccard, near_duplicates, shared
 from gaincurate.hygiene.rows import CheckResult
 from gaincurate.hygiene.words import Words
 from questions import asking
@@ -17,7 +17,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def found(scored: ScoredSet, threshold: float) -> CheckResult:
-    return near_duplicates(scored, np.ones(len(scored), bool), threshold, "answer")
+    alive = np.ones(len(scored), bool)
+    return near_duplicates(Keys(scored, alive, threshold), alive, "answer")
 
 
 def triples(text: str) -> set[tuple[str, ...]]:
@@ -156,8 +157,8 @@ def test_candidates_and_triples_are_those_of_the_texts() -> None:
             exact = index(" ".join(rows[k]), " ".join(others[k]))
             sets = [made.of(2000 + k), made.of(k), made.of((k + 1) % 50)]
             assert jaccard(made.of(k), sets)[:2].tolist() == pytest.approx([exact, 1.0])
-    keys = np.array([[1, 2, 3, 9], [5, 5, 6, 9], [9, 8, 7, 1]], np.uint64)
-    assert shared(keys).tolist() == [True, True, False, False]
+    keys = np.array([[1, 1, 2, 3, 9], [5, 5, 5, 6, 9], [9, 9, 8, 7, 1]], np.uint64)
+    assert shared(keys, np.array([0, 1, 1, 1, 1], bool)).tolist() == [False, True, True, False, False]
 
 
 def test_a_row_of_few_tokens_is_one_triple() -> None:

@@ -13,28 +13,28 @@ import pytest
 import torch
 
 from gaincurate_kernels import angle_concentration, resolve_backend, segment_unit_sums, triton_version
+from gaincurate_kernels.reference import RMSNorm
 
 BOUNDS = torch.tensor([[0, 2], [2, 5]])
+SHAPES = "expected hidden [tokens, hidden] and bounds [segments, 2], got"
 
 
-def resolved(
-    backend: Any = "auto", device: str = "cuda", hidden: int = 64, dtype: Any = torch.float32
-) -> str:
+def choice(backend: Any = "auto", device: str = "cuda", hidden: int = 64, dtype: Any = torch.float32) -> str:
     return resolve_backend(backend, device=device, hidden=hidden, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_auto_is_triton_on_a_gpu_and_pytorch_elsewhere(dtype: Any) -> None:
-    assert resolved(dtype=dtype, hidden=16384) == "triton"
-    assert resolved(dtype=dtype, device="cpu") == "torch"
-    assert resolved("torch", dtype=dtype) == "torch"
+    assert choice(dtype=dtype, hidden=16384) == "triton"
+    assert choice(dtype=dtype, device="cpu") == "torch"
+    assert choice("torch", dtype=dtype) == "torch"
 
 
 def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolved(dtype=torch.float64) == "torch"
-    assert resolved(hidden=16385) == "torch"
+    assert choice(dtype=torch.float64) == "torch"
+    assert choice(hidden=16385) == "torch"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert resolved() == "torch"
+    assert choice() == "torch"
 
 
 @pytest.mark.parametrize(
@@ -48,22 +48,14 @@ def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.Mo
 def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(ValueError, match=f"^backend triton: {sentence}$"):
-        resolved("triton", **options)
+        choice("triton", **options)
 
 
 @pytest.mark.parametrize(
     ("hidden", "bounds", "sentence"),
     [
-        (
-            torch.ones(5),
-            BOUNDS,
-            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5] and [2, 2]",
-        ),
-        (
-            torch.ones(5, 4),
-            BOUNDS[0],
-            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5, 4]",
-        ),
+        (torch.ones(5), BOUNDS, f"{SHAPES} [5] and [2, 2]"),
+        (torch.ones(5, 4), BOUNDS[0], f"{SHAPES} [5, 4] and [2]"),
         (torch.ones(5, 4), BOUNDS.double(), "expected floating states and integer bounds, got torch.float32"),
         (torch.ones(5, 4).int(), BOUNDS, "expected floating states and integer bounds, got torch.int32"),
         (torch.ones(4, 4), BOUNDS, "segment 2:5 is outside the 4 tokens"),
@@ -77,7 +69,9 @@ def test_bad_arguments_are_refused(hidden: torch.Tensor, bounds: torch.Tensor, s
         segment_unit_sums(hidden, bounds)
 
 
-def test_sums_that_do_not_fit_each_other_are_refused() -> None:
+def test_a_norm_or_sums_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expected a norm weight \[4\] on cpu, got \[1\] on cpu$"):
+        segment_unit_sums(torch.ones(5, 4), BOUNDS, norm=RMSNorm(torch.ones(1)))
     two = segment_unit_sums(torch.ones(5, 4), BOUNDS)
     one = segment_unit_sums(torch.ones(5, 4), BOUNDS[:1])
     with pytest.raises(ValueError, match="^2 questions have 1 prefixes; expected one each, or `prefix_of`$"):

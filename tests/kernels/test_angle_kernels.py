@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate_kernels import RMSNorm, angle_concentration, launch
+from gaincurate_kernels import RMSNorm, angle_concentration, launch, segment_unit_sums
 from gaincurate_kernels.launch import CHUNK
 from gaincurate_kernels.reference import quadratic
 from triton_sums import DEVICE, DTYPES, INTERPRETED, assert_right, states, triton_sums, weights
@@ -36,6 +36,8 @@ def test_a_fused_norm_gives_its_outputs_directions(hidden: int, offset: float, d
     rows[5] *= 1e-3  # where eps counts
     norm = RMSNorm(weights(hidden, dtype), offset, eps=1e-5)
     assert_right(triton_sums(rows, bounds, norm=norm), rows, bounds, norm)
+    plain = segment_unit_sums(rows, torch.tensor(bounds), norm=norm, backend="torch")
+    assert_right(plain, rows, bounds, norm)
 
 
 WIDTHS = [64, 100, 896, *(pytest.param(width, marks=pytest.mark.slow) for width in (3584, 8192))]

@@ -11,11 +11,7 @@ from gaincurate_kernels import Concentration, UnitSums, angle_concentration, seg
 
 def test_every_check_passes_on_the_cpu() -> None:
     checks = selftest.run("cpu")
-    kinds = [
-        f"{dtype}{norm}"
-        for dtype in ("float32", "bfloat16", "float16")
-        for norm in ("", " with a fused norm")
-    ]
+    kinds = [a + b for a in ("float32", "bfloat16", "float16") for b in ("", " with a fused norm")]
     expected = [*(f"torch: random vectors, {kind}" for kind in kinds), "torch: 4,096 equal vectors"]
     assert [check.check for check in checks] == expected
     assert all(check.ok for check in checks), checks

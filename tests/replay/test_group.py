@@ -20,18 +20,23 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy_version": -1}, "policy_version is -1, not a whole number from 0."),
     ({"step": 1.0}, "step is 1.0, not a whole number from 0."),
     ({"temperature": 0.0}, "temperature is 0.0; it must be above 0 (greedy has no log-probs)"),
+    ({"temperature": float("inf")}, "temperature is inf; it must be above 0"),
     ({"extra": {"a": {1}}}, "extra is no JSON: Object of type set is not JSON serializable."),
     ({"extra": {"a": float("nan")}}, "extra is no JSON: Out of range float values are not JSON compliant"),
     ({"prompt_ids": []}, "has an empty prompt."),
     ({"prompt_ids": [[1]]}, "prompt_ids is int64 (1, 1), not 1-D int32."),
+    ({"prompt_ids": [-1]}, "has token ids below 0: remove the padding first."),
     ({"prompt_ids": [0.5]}, "prompt_ids is float64 (1,), not 1-D int32."),
     ({"completion_ids": [[1], [-100, 2]]}, "has token ids below 0: remove the padding first."),
     ({"mask": [[1], [1]]}, "rollout 1: 2 completion_ids, 1 mask, 2 logprobs."),
+    ({"logprobs": [[-0.5], [-1.0]]}, "rollout 1: 2 completion_ids, 2 mask, 1 logprobs."),
     ({"logprobs": [[-0.5], [-0.5, float("nan")]]}, "logprobs of rollout 1 has a value that is not finite"),
     ({"logprobs": [[-0.5], [-1e300, -1.0]]}, "logprobs of rollout 1 has a value that is not finite"),
-    ({"logprobs": [[-0.5], [-1.0, 0.5]]}, "logprobs of rollout 1 has a value that is not finite or above 0"),
+    ({"logprobs": [[-0.5], [-1.0, 2e-3]]}, "logprobs of rollout 1 has a value that is not finite or above 0"),
     ({"rewards": [1.0, float("nan")]}, "rewards has a value that is not finite."),
+    ({"advantages": [float("inf"), 1.0]}, "advantages has a value that is not finite."),
     ({"correct": [0.0, 2.0]}, "correct has values outside 0 to 1; give it before any shaping."),
+    ({"correct": [-1.0, 1.0]}, "correct has values outside 0 to 1; give it before any shaping."),
     ({"advantages": [0.5]}, "has 2 rewards and 1 advantages: a group is stored whole or not at all."),
     ({"rewards": [1.0]}, "has 1 rollouts; without two there is nothing to compare."),
 ]
@@ -43,7 +48,7 @@ def small(**other: Any) -> RolloutGroup:
         "prompt_ids": [5, 6],
         "completion_ids": [[1], [2, 3]],
         "mask": [[1], [1, 0]],
-        "logprobs": [[-0.5], [-1.0, 0.0]],
+        "logprobs": [[-0.5], [-1.0, 9e-4]],  # a log-softmax in half precision may be above 0
         "rewards": [1.0, 0.0],
         "correct": [True, False],
         "advantages": [0.5, -0.5],
@@ -96,9 +101,6 @@ def test_informative_compares_raw_correctness_exactly() -> None:
     assert small(correct=[0.1 + 0.2, 0.3]).informative  # not equal, however near
 
 
-floats = st.floats(-1e6, 0, width=32)
-
-
 @st.composite
 def groups(draw: st.DrawFn) -> RolloutGroup:
     size = draw(st.integers(2, 4))
@@ -115,7 +117,7 @@ def groups(draw: st.DrawFn) -> RolloutGroup:
         draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4)),  # type: ignore[arg-type]
         each(st.integers(0, 2**31 - 1), np.int64),  # type: ignore[arg-type]
         each(st.booleans(), bool),  # type: ignore[arg-type]
-        each(floats, np.float32),  # type: ignore[arg-type]
+        each(st.floats(-1e6, 0, width=32), np.float32),  # type: ignore[arg-type]
         numbers(-1e9, 1e9),  # type: ignore[arg-type]
         numbers(0, 1),  # type: ignore[arg-type]
         numbers(-1e9, 1e9),  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from gaincurate.report import explore
 from gaincurate.report.parts import shown
 from gaincurate.report.table import read_table
 from html_reader import Reader
+from server_rollouts import write_set
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,7 @@ def test_a_sample_says_so_and_keeps_rows_together(prompt_set: Path, monkeypatch:
         assert prompt_pages.numbers(angle)[place] == row["gc_angle"]
 
 
-def test_long_texts_are_cut_where_all_of_them_would_be_too_much(
-    prompt_set: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_texts_are_cut_where_they_are_many(prompt_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "_CHARACTERS", 10_000)
     monkeypatch.setattr(explore, "_LONGEST", (5000, 100, 10))
     text = prompt_pages.page(prompt_set)
@@ -131,17 +130,19 @@ def test_a_set_of_one_row_has_a_page(tmp_path: Path) -> None:
     assert prompt_pages.data(explore.to_html(scored, read_table(scored)))["rows"] == 1
 
 
-def test_the_command_writes_both_pages_and_links_them(
-    prompt_set: Path, pass_rates: Path, tmp_path: Path
-) -> None:
-    done = run("report", prompt_set, "--rollouts", pass_rates, "-o", tmp_path / "my report.html", "--explore")
+def test_the_command_writes_and_links_both_pages(prompt_set: Path, pass_rates: Path, tmp_path: Path) -> None:
+    asked = ("report", prompt_set, "-o", tmp_path / "my report.html", "--explore", "--rollouts")
+    done = run(*asked, pass_rates)
     assert done.exit_code == 0, done.output
     beside = tmp_path / "my report-prompts.html"
     assert str(beside) in done.stderr
     assert {"href": "my%20report-prompts.html"} in Reader((tmp_path / "my report.html").read_text()).all("a")
     assert {"href": "my%20report.html"} in Reader(beside.read_text()).all("a")
-    again = run("report", prompt_set, "-o", tmp_path / "my report.html", "--explore")
-    assert again.exit_code == 0, again.output
+    rolled = write_set(tmp_path / "rolled", [{gc_id: [("a", 0.6), ("b", 0.2)] for gc_id in ids(9)}])
+    for more, named in (((), {str(rolled)}), (("--success", 0.5), set())):  # which `export` does not have
+        assert run(*asked, rolled, *more).exit_code == 0
+        numbers = prompt_pages.data(beside.read_text())["numbers"]
+        assert {column["rollouts"] for column in numbers} == {None, *named}
 
 
 def test_the_command_needs_a_report_to_write_beside(prompt_set: Path, tmp_path: Path) -> None:
@@ -149,6 +150,5 @@ def test_the_command_needs_a_report_to_write_beside(prompt_set: Path, tmp_path: 
     assert done.exit_code == 2
     assert "name that one, -o report.html" in " ".join(done.stderr.split())
     (tmp_path / "report-prompts.html").write_text("mine")
-    taken = run("report", prompt_set, "--explore", "-o", tmp_path / "report.html")
-    assert taken.exit_code != 0
+    assert run("report", prompt_set, "--explore", "-o", tmp_path / "report.html").exit_code != 0
     assert (tmp_path / "report-prompts.html").read_text() == "mine"

@@ -130,7 +130,7 @@ def test_the_same_again_changes_no_byte_and_another_way_is_refused(tmp_path: Pat
     before = stamps()
     assert derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=4, name="gc_mine").kept
     assert stamps() == before
-    with pytest.raises(OutputError, match=r"has a column gc_mine already, made otherwise \(rank of gc_angle"):
+    with pytest.raises(OutputError, match=r"column gc_mine that was made in another way \(rank of gc_angle"):
         derive(ScoredSet(folder), "gc_angle", "rank-in-bin", bins=5, name="gc_mine")
     assert not derive(ScoredSet(folder), "gc_angle", "residual", name="gc_mine", overwrite=True).kept
     assert json.loads((folder / "columns/gc_mine.json").read_text())["how"]["length_free"] == "residual"
@@ -143,7 +143,7 @@ def test_a_column_made_of_a_computed_one_is_made_anew_when_that_one_changed(tmp_
         scored.add_column("gc_difficulty", ids, pa.array(sign * np.arange(6.0)), {"made_by": "a test"})
         if sign == 1:
             derive(scored, "gc_difficulty", "rank-in-bin", bins=1)
-    with pytest.raises(OutputError, match="has a column gc_difficulty_rank_in_bin already, made otherwise"):
+    with pytest.raises(OutputError, match="a column gc_difficulty_rank_in_bin that was made in another"):
         derive(ScoredSet(scored.folder), "gc_difficulty", "rank-in-bin", bins=1)
 
 

@@ -121,7 +121,7 @@ def test_a_state_is_not_needed_and_an_adapter_is_no_model(tmp_path: Path) -> Non
     assert newest(tmp_path, 0) == folder
     (folder / "config.json").rename(folder / "adapter_config.json")
     assert newest(tmp_path, 0) is None
-    assert why_none(tmp_path) == f"{folder} has an adapter alone; let the trainer save the merged model"
+    assert why_none(tmp_path) == f"{folder} has only an adapter; let the trainer save the merged model"
 
 
 def scored_with(folder: Path, model: str) -> Path:

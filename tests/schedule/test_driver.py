@@ -156,7 +156,7 @@ def test_a_checkpoint_given_to_next_is_where_run_goes_on(tmp_path: Path, weights
     assert checkpoint_before(run, 1, []) == str(weights)
 
 
-def test_an_older_checkpoint_is_none(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_checkpoint_is_none(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.begin(tmp_path)
     drive_one = command("--model", str(weights))
     with pytest.raises(TrainerError, match="round 1: the trainer failed"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gaincurate.core.outcomes import Outcomes, Rules, Tally, check_coverage, read_outcomes, split_lines
@@ -113,6 +113,7 @@ ROLLOUT = st.tuples(st.sampled_from([(2, "a"), (2, "b"), (1, "y")]), STEPS, st.i
 
 
 @given(st.lists(ROLLOUT | st.integers(0, 3), max_size=12))
+@example([((2, "a"), 1, 1), ((2, "a"), 2, 1), ((2, "a"), 2, 2)])
 def test_what_is_taken_back_and_done_again_is_what_the_contract_says(said: list[Any]) -> None:
     """By its sentences, line by line: a number stands for a trainer that resumes from that step."""
     lines, valid = [], list[Any]()
@@ -146,6 +147,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "round-to-come": ([{**line("a", 1), "round": 3}], "line 1: round 3 is not planned yet; the newest is 2."),
     "no-round": ([{"gc_id": "a", "reward": 1}], "line 1 has no round."),
     "round-text": ([{**line("a", 1), "round": "2"}], 'line 1: round is "2", not a whole number below'),
+    "round-true": ([{**line("a", 1), "round": True}], "line 1: round is true, not a whole number below"),
     "no-reward": ([{"gc_id": "a", "round": 2}], "line 1 has no reward (null stands for one that could"),
     "nan": ('{"gc_id": "a", "reward": NaN, "round": 2}\n', "line 1: reward is NaN, not a number."),
     "text": ([line("a", "1")], 'line 1: reward is "1", not a number.'),

@@ -178,6 +178,7 @@ def test_the_loop_by_batches_of_the_page_goes_back_to_its_checkpoint(tmp_path: P
     assert [row["accuracy"] for row in Schedule(run.folder).status()["rounds"]] == [0.0, 0.5, 1.0]
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_docs_killed_in_each_third_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     tiny.save_model(tmp_path / "model")
     data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))

@@ -338,9 +338,7 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 2)), max_size=60), st.integers(1, 7), st.data())
-def test_the_largest_are_those_of_a_sort(
-    items: list[tuple[int, int]], chunk: int, data: st.DataObject
-) -> None:
+def test_the_largest_are_as_of_a_sort(items: list[tuple[int, int]], chunk: int, data: st.DataObject) -> None:
     sizes = np.array(data.draw(st.lists(st.integers(0, 9), min_size=4, max_size=4)))
     labels = np.array([group for group, _ in items], np.int32)
     keys = np.array([-np.inf if key == -3 else key for _, key in items], float)  # many equal ones

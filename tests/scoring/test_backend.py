@@ -46,6 +46,10 @@ def test_zero_vectors_are_counted_in_the_manifest_and_said(tmp_path: Path, rows_
     tokens = sum(sum(column(tmp_path / "out", name)) for name in names)
     assert gaincurate.open_scores(tmp_path / "out").manifest["zero_vectors"] == tokens
     assert set(column(tmp_path / "out", "gc_angle")) == {0.0}
+    again = run(
+        "score", rows_file, "-m", tmp_path / "model", "-o", tmp_path / "b", "--reuse", tmp_path / "out"
+    )
+    assert "0 with scores from --reuse" in again.stdout  # zero vectors are counted by shard, not by row
     sentence = f"{tokens:,} scored tokens have a zero vector as hidden state: they count as tokens and add"
     assert sentence in result.stdout
     assert sentence in run("show", tmp_path / "out").stdout

@@ -146,11 +146,7 @@ def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
         ('"text"', "messages", "the prompt is JSON text, but not of a list of messages"),
         ("[" * 100_000, "messages", "the prompt is no JSON text of messages"),
         ("[" + "9" * 5000 + "]", "messages", "the prompt is no JSON text of messages"),
-        (
-            r'[{"role": "user", "content": "\ud800"}]',
-            "messages",
-            "the prompt is no JSON text of messages .a text in",
-        ),
+        (r'[{"role": "user", "content": "\ud800"}]', "messages", "the prompt is no JSON text of messages .a"),
         ('["text"]', "messages", "message 0 has no role"),
         ([{"role": "user", "content": "x"}, None], "prompt", "message 1 has no role"),
         ([{"role": None, "content": "x"}], "prompt", "message 0 has no role"),

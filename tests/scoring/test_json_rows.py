@@ -72,19 +72,13 @@ def test_places_are_line_numbers_of_the_file_and_item_numbers_of_the_array() -> 
 
 
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "an array that is cut": (
-        b'[{"a": 1},\n{"a": "x',
-        "the array: broken JSON (Unterminated string starting at",
-    ),
+    "an array that is cut": (b'[{"a": 1},\n{"a": "x', "the array: broken JSON (Unterminated string"),
     "latin-1": ('[{"a": 1}, {"a": "é"}]'.encode("latin-1"), "can't decode byte 0xe9 in position 18"),
     "a number as item": (b"[1]", "item 1: holds int where an object (one row) is expected."),
     "a line that is cut": (b'{"a": 1}\n{"a": ', "line 2: broken JSON (Expecting value"),
     "two on a line": (b'{"a": 1} {"a": 2}\n', "line 1: broken JSON (Extra data"),
     "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "line 1: broken JSON ('utf-8' codec can't decode"),
-    "nested too deeply": (
-        b'{"a": ' + b"[" * 99_999 + b"]" * 99_999 + b"}",
-        "more than 64 deep inside each other",
-    ),
+    "nested too deeply": (b'{"a": ' + b"[" * 99_999 + b"]" * 99_999 + b"}", "64 deep inside each other"),
     "a number of 5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "line 1: broken JSON (Exceeds the limit"),
 }
 

@@ -57,11 +57,10 @@ def test_a_folder_gives_the_model_without_its_head_in_evaluation_mode(tiny_model
     files = find_model(str(tiny_model))
     made = load(files)
     whole = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert files.name == "tiny-llama"
-    assert files.revision is None
-    assert not made.training
+    assert (files.name, files.revision) == ("tiny-llama", None)
     assert made.state_dict().keys() == whole.model.state_dict().keys()
     assert all(torch.equal(made.state_dict()[k], v) for k, v in whole.model.state_dict().items())
+    assert not made.training
     assert not hasattr(made, "lm_head")
 
 
@@ -195,8 +194,8 @@ def test_the_hubs_pickled_weights_need_the_flag_too(folder: Path, monkeypatch: p
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="has no weights"):
         find_model("owner/name")
-    assert find_model("owner/name", allow_pickle=True).weights == (folder / "pytorch_model.bin",)
-    assert asked.call_count == 3
+    assert find_model("owner/name@v2", allow_pickle=True).weights == (folder / "pytorch_model.bin",)
+    assert [call.kwargs["revision"] for call in asked.call_args_list] == [None, "v2", "v2"]
 
 
 @pytest.mark.parametrize(
@@ -238,8 +237,12 @@ def test_a_repositorys_own_code_runs_only_when_asked_for(folder: Path, tmp_path:
     (folder / "config.json").write_text(json.dumps(config))
     assert "Pass --trust-remote-code only if you trust the repository." in refusal(folder)
     assert not trace.exists()
-    assert load_config(find_model(str(folder), trust_remote_code=True)).model_type == "own"
+    files = find_model(str(folder), trust_remote_code=True)
+    assert load_config(files).model_type == "own"
     assert trace.exists()
+    before = files.fingerprint()["weights"]
+    (folder / "own.py").write_text("")
+    assert files.fingerprint()["weights"] != before
 
 
 def test_without_the_demo_package_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +269,7 @@ BOMB = b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1) + bytes(34)  # counts more tha
         ("a.gguf", POINTER, LFS),
     ],
 )
-def test_a_file_that_is_cut_short_or_something_else(
-    folder: Path, name: str, how: bytes | int, said: str
-) -> None:
+def test_a_file_cut_short_or_something_else(folder: Path, name: str, how: bytes | int, said: str) -> None:
     path = folder / name
     path.write_bytes(path.read_bytes()[:how] if isinstance(how, int) else how)
     what = {"model": "weights", "config": "configuration"}.get(name.partition(".")[0], "tokenizer")
@@ -285,3 +286,6 @@ TORCHS = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to 
 def test_short_memory_is_no_damage(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", Mock(side_effect=error))
     assert refusal(folder).startswith("cannot load the configuration of model: there is not enough memory.")
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.nn.Module, "to", Mock(side_effect=torch.OutOfMemoryError))
+    assert refusal(folder) == "the memory of cpu is too small for the weights in float32."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -177,6 +178,11 @@ def test_a_window_that_the_attention_is_not_told_of_is_refused() -> None:
 
 
 def test_states_that_differ_from_the_models_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = PackedStates.of(torch.ones(100, 4), [Segmented(np.zeros(100, np.int32), 0, 100)])
+    off = plain.hidden.clone()
+    off[7] *= 1 + 5e-4  # on average within the tolerance
+    with pytest.raises(UnsupportedAttention, match=r"its states differ from a plain forward's by 5\.0e-06"):
+        module._compare([plain], replace(plain, hidden=off))
     prefill = made(ARCHITECTURES[0])
     monkeypatch.setattr(module, "_TOLERANCES", {torch.float32: 0.0})
     with pytest.raises(UnsupportedAttention, match=r"its states differ from a plain forward's by \d\.\de-0"):

@@ -17,6 +17,8 @@ import tiny
 from command import run, tree
 from gaincurate.core.locks import Split
 from gaincurate.errors import InputError, OutputError
+from gaincurate.scoring import pipeline
+from gaincurate.scoring.config import ScoreConfig
 
 OTHER: dict[str, Any] = {"layer": 0, "limit": 30, "shard_rows": 4}
 
@@ -79,7 +81,10 @@ def test_parts_in_processes_of_their_own_make_the_same_set(runs: Runs) -> None:
 
 
 def test_a_part_alone_does_not_finish_the_set_and_says_so(runs: Runs) -> None:
+    runs.out.mkdir()
+    (runs.out / ".shard-00000.arrow.99.tmp").touch()  # the first part is at work
     assert not runs.score(split_run=Split(2, 2)).complete
+    assert (runs.out / ".shard-00000.arrow.99.tmp").exists()
     names = ["shard-00001.arrow", "shard-00003.arrow"]
     assert sorted(path.name for path in runs.out.glob("shard-*")) == names
     with pytest.raises(OutputError, match="is not finished"):
@@ -113,6 +118,8 @@ def test_another_identity_is_refused_naming_what_differs(runs: Runs) -> None:
     assert caught.value.data["keys"] == ["dtype", "layer"]
     with pytest.raises(InputError, match=r"--layer 3: the model has layers 0 to 2 \(or -3 to -1\)"):
         runs.score(layer=3)
+    with pytest.raises(InputError, match="--max-length 513 is over the 512 positions that .* was trained"):
+        runs.score(max_length=513)
     tiny.write_jsonl(Path(runs.data), tiny.questions(41))
     with pytest.raises(OutputError, match="^1 row more: "):
         runs.score()
@@ -147,6 +154,7 @@ def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_righ
     with pytest.raises(InputError, match="id column 'level' has the same value"):
         runs.score(overwrite=True, id_column="level")
     assert runs.tree() == before
+    assert runs.score(overwrite=True).scored == 38
     (runs.out / "notes.txt").write_text("mine")
     assert runs.score(overwrite=True, layer=1).complete
     assert (runs.out / "notes.txt").read_text() == "mine"
@@ -223,6 +231,9 @@ def test_where_anything_of_a_set_is_left_it_is_not_taken_over(runs: Runs) -> Non
         (runs.out / left).unlink()
     with pytest.raises(OutputError, match="^another layer "):
         runs.score(layer=0, split_run=Split(1, 2))
+    config = ScoreConfig(data=runs.data, model=runs.model, out=runs.out, shard_rows=8)
+    with pytest.raises(InputError, match="would not give the same results: layer was 7 and is now 2"):
+        pipeline._joined(config, {**identity, "layer": 7})
     (runs.out / "identity.json").write_text(json.dumps({**identity, "kind": "rollouts"}))
     with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give another folder"):
         runs.score()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +34,13 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=in_tiers(ARCHITECTURES))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    threads = torch.get_num_threads()
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("model")
     whole = tiny.model(request.param.config())
     whole.save_pretrained(folder)
     files = find_model(str(folder))
-    yield Pair(request.param, whole, load_model(files, load_config(files), device="cpu", dtype="float32"))
-    torch.set_num_threads(threads)
+    return Pair(request.param, whole, load_model(files, load_config(files), device="cpu", dtype="float32"))
 
 
 def prompts(seed: int = 0) -> list[Segmented]:

@@ -92,6 +92,7 @@ def check(out: Path, whole: dict[str, bytes], watch: Watch, summary: Any, raylet
     assert gone(raylets)
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
     tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,9 +165,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
-def test_ranges_of_a_cursor_are_slices_and_ascending_ones_come_in_one_pass(
-    source: Source, points: list[int]
-) -> None:
+def test_ranges_of_a_cursor_are_slices_and_ascending_ones_one_pass(source: Source, points: list[int]) -> None:
     whole = table(source)
     assert whole.num_rows == 2801
     opened: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,8 @@ class Sets:
         return str(tiny.write_jsonl(self.folder / f"{name}.jsonl", rows))
 
     def score(self, name: str, rows: Rows, *reuse: str, **options: Any) -> Any:
-        given: dict[str, Any] = {
-            "model": self.model,
-            "signals": ALL,
-            "shard_rows": 16,
-            "threads": 1,
-            "device": "cpu",
-        }
-        given |= {"data": self.data(name, rows), "out": self.folder / name, **options}
+        given: dict[str, Any] = {"model": self.model, "signals": ALL, "shard_rows": 16, "threads": 1}
+        given |= {"device": "cpu", "data": self.data(name, rows), "out": self.folder / name, **options}
         config = ScoreConfig(**given, reuse=[str(self.folder / place) for place in reuse])
         progress = Progress()
         progress.note = self.notes.append  # type: ignore[method-assign, assignment]
@@ -105,9 +100,12 @@ def test_each_row_takes_the_scores_of_the_first_set_that_has_it(sets: Sets) -> N
     assert (summary.scored, summary.reused) == (8, 40)
     a, b, new = sets.rows("a"), sets.rows("b"), sets.rows("new")
     assert all(new[gc_id] == {**b, **a}[gc_id] for gc_id in a.keys() | b.keys())
+    sets.model = str(shutil.copytree(sets.model, sets.folder / "renamed"))  # and the same
     summary = sets.score("fewer", rows, "new", signals=("angle", "embedding"))
     assert (summary.scored, summary.reused) == (0, 48)
     assert all(row.items() < new[gc_id].items() for gc_id, row in sets.rows("fewer").items())
+    names = {gaincurate.open_scores(sets.folder / name).manifest["prefill"] for name in ("a", "fewer")}
+    assert len(names) == 1
 
 
 def test_a_text_that_changed_under_its_id_is_scored(sets: Sets) -> None:
@@ -125,7 +123,7 @@ def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> Non
     sets.score("old", tiny.questions(20), signals=("angle", "nll"))
     summary = sets.score("new", tiny.questions(20), "old")
     assert (summary.scored, summary.reused) == (20, 0)
-    said = "the set has no entropy and no embedding, so its rows are scored again"
+    said = "it has no entropy and no embedding, so its rows are scored again"
     assert f"--reuse {sets.folder / 'old'}: {said}" in sets.notes
 
 

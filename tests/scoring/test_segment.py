@@ -37,14 +37,17 @@ def test_a_base_model_gets_what_its_tokenizer_adds_and_the_bos_alone_is_prefix(b
 
 
 def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = Segmenter(templates.byte_level(None))
-
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(segmenter, "_render", never)
     said = "the prompt has 10,000,000 characters and the limit is 4,194,304"
-    assert reason(segmenter, user("x" * 10_000_000)) == said
+    limits: list[dict[str, Any]] = [{}, {"max_length": 9}, {"max_length": 9, "truncate": True}]
+    for options in limits:
+        segmenter = Segmenter(templates.byte_level(None), **options)
+        monkeypatch.setattr(segmenter, "_render", never)
+        (found,) = segmenter([user("x" * 10_000_000)])
+        assert isinstance(found, Unusable)
+        assert (found.reason, found.overlong) == (said, options == {"max_length": 9})
 
 
 def test_a_base_model_takes_no_chat_and_no_system_message() -> None:

@@ -113,9 +113,7 @@ def test_a_slow_tokenizer_whose_tokens_do_not_give_the_text_back_is_refused() ->
     assert "do not decode to the text they were made from" in found.reason
 
 
-def test_a_prompt_too_long_to_be_decoded_token_by_token_is_refused_before_that(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_prompt_too_long_to_decode_token_by_token_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlowByteLevel, "decode", Mock(side_effect=AssertionError))
     slow = SlowByteLevel(templates.byte_level(BY_NAME["qwen2.5"].template), add_bos=False)
     cases: list[tuple[dict[str, Any], str, bool]] = [

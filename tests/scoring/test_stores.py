@@ -171,9 +171,7 @@ def test_of_two_first_starts_with_other_options_one_refuses_the_others_shards(wo
     for name in (MANIFEST, shard_name(3)):
         world.delete(name)
     world.put(f"sets/one/{shard_name(1)}", other[shard_name(1)])
-    with pytest.raises(
-        OutputError, match=r"shard-00001\.arrow holds scores of another run: source\.rows was"
-    ):
+    with pytest.raises(OutputError, match=r"shard-00001\.arrow holds scores of another run: source\.rows"):
         world.score()
 
 

@@ -92,7 +92,7 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Pat
     process.wait()
     process.stderr.close()
     assert not (tmp_path / "out/manifest.json").exists()
-    assert run(*arguments).exit_code == 0
+    assert run(*command(data, tiny_model, tmp_path / "out")).exit_code == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -146,6 +146,8 @@ def test_all_gpus_of_the_first_ones_kind_are_used(gpus: Callable[[int], None]) -
     assert (found.dtype, found.batch_tokens) == ("bfloat16", 32768)
     assert machine(workers=2).devices == ("cuda:0", "cuda:2")
     assert machine(device="cuda:1").devices == ("cuda:1",)
+    with pytest.raises(InputError, match="^--device cuda:4: this machine has 4 CUDA devices"):
+        machine(device="cuda:4")
     with pytest.raises(InputError, match="--workers 4: there are 3 devices of this kind to use"):
         machine(workers=4)
 

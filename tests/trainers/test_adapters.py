@@ -85,7 +85,7 @@ def test_a_training_that_begins_anew_takes_round_0_back_and_no_more(trainer: Dri
     assert run.plan(1)["inputs"]["rollouts"] == 8 * trainer.rollouts
     if not trainer.resumes_unseen:
         (tmp_path / "c").mkdir()
-        with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0"):
+        with pytest.raises(OutputError, match="is at round 1 and the trainer begins at step 0"):
             trainer.begin(run, tmp_path / "c").steps(1)
 
 

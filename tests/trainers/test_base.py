@@ -137,7 +137,7 @@ def test_a_start_from_nothing_takes_back_round_0_and_no_more(tmp_path: Path) -> 
         train(live, 8, 1)
         live.turn()
         assert run.plan(1)["inputs"]["rollouts"] == 16
-        with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0: resume"):
+        with pytest.raises(OutputError, match="is at round 1 and the trainer begins at step 0: resume"):
             live.begin_anew()
 
 

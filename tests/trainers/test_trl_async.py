@@ -155,7 +155,7 @@ def test_without_a_checkpoint_round_0_is_drawn_again(tmp_path: Path) -> None:
             assert row["gc_draw"] == draw
             dataset.report([row], [[0.0, 1.0]])
         dataset.close()
-    with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0: resume"):
+    with pytest.raises(OutputError, match="is at round 1 and the trainer begins at step 0: resume"):
         begun()
 
 

@@ -197,10 +197,10 @@ class Model:
     ("functions", "outcome", "sentence"),
     [
         ((right, Model()), None, "'Model' is a reward model, whose rewards cannot be recorded. Name Python"),
-        ((right,), "short2", "the reward function 'short2' is not there; the trainer has right."),
+        ((right,), "short2", "the reward function 'short2' does not exist; the trainer has right."),
         ((right,), [], "outcome=[] names no reward function. Leave it out for all of them"),
-        ((right, short), ["long"], "the reward function 'long' is not there; the trainer has right, short."),
-        ((right, right), None, "the reward function 'right' is there more than once; the trainer has"),
+        ((right, short), ["long"], "the reward function 'long' does not exist; the trainer has right,"),
+        ((right, right), None, "the reward function 'right' occurs more than once; the trainer has"),
     ],
 )
 def test_what_cannot_be_heard_is_refused(functions: Any, outcome: Any, sentence: str) -> None:

@@ -125,8 +125,8 @@ def test_all_that_would_break_replay_is_refused_at_once() -> None:
     ("replay", "changed", "sentence"),
     [
         ({"clip": "two"}, {}, "clip='two' is unknown; it must be one of one, old."),
-        ({"correct": "long"}, {}, "the reward function 'long' is not there; the trainer has right, short."),
-        ({"correct": "right"}, {"reward_func_names": ["right", "right"]}, "the reward function 'right' is there more"),
+        ({"correct": "long"}, {}, "the reward function 'long' does not exist; the trainer has right, short."),
+        ({"correct": "right"}, {"reward_func_names": ["right", "right"]}, "the reward function 'right' occurs more"),
         ({"capacity": 3}, {}, "capacity 3 is less than the 4 groups that a step would replay"),
         (
             {"fresh_share": 0.375},

@@ -127,7 +127,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     with pytest.raises(InputError) as caught:
         check(made, config("window"), outcome="length")
     lines = str(caught.value).splitlines()
-    assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
+    assert lines.pop() == "the reward function 'length' does not exist; the trainer has right."
     named = "shuffle_dataset save_steps save_strategy ignore_data_skip num_train_epochs train_dataset"
     assert [line.split(" is ")[0] for line in lines] == named.split()
     refused_now = caught.value.data["findings"]

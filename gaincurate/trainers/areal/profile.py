@@ -16,7 +16,7 @@ RULES = (
     common.resumes("cluster.fileroot", "actor.path", "recover.mode", ("disabled", "off", False, None)),
     common.tail("train_dataset.batch_size"),
     common.too_long("train_dataset.max_length",
-        "they may be dropped when the file is read (its filter counts the question alone)"),
+        "they may be dropped when the file is read (its filter counts only the question)"),
     common.epochs("total_train_epochs"),
     common.steps("total_train_steps", "train_dataset.batch_size"),
     must("rollout.max_head_offpolicyness", lambda value: not value, name="ahead",

@@ -35,7 +35,7 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "adapter": Preset("stops", SEGMENT, "the checkpoint is an adapter alone, and the next round needs a "
+    "adapter": Preset("stops", SEGMENT, "the checkpoint is only an adapter, and the next round needs a "
         "model", "or merge it into the model as the last step of the round's command"),
     "ahead": Preset(why="rollouts run ahead over the end of the file, and a batch takes the first that "
         "finish, so a quick prompt can be trained twice in place of a slow one"),

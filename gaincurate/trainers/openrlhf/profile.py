@@ -49,7 +49,7 @@ RULES = (
     must("ckpt.load_enable", False, name="resume",
         advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}"),
     must("data.label_key", is_set, "of a row only prompt, label and datasource are kept, and the reward "
-        "function is given the label alone: without it gc_id does not come back", name="label",
+        "function is given only the label: without it gc_id does not come back", name="label",
         modes=ALWAYS, fix={"data.label_key": "label"},
         advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
     subset,

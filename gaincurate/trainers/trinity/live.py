@@ -17,7 +17,7 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.trainers.session import ROUND, open_run, reward_of
 
 _AHEAD = (
-    "Trinity's explorer waits for outcomes where it syncs weights alone: let budget / buffer.batch_size be a "
+    "Trinity's explorer waits for outcomes only where it syncs weights: let budget / buffer.batch_size be a "
     "multiple of synchronizer.sync_interval, with sync_offset 0 and a sync_style other than fully_async."
 )
 

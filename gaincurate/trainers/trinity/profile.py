@@ -106,7 +106,7 @@ RULES = (
         for key, right in (("sync_interval", 1), ("sync_offset", 0))),
     must("trainer.save_hf_checkpoint", lambda value: value != "never", name="weights",
         fix={"trainer.save_hf_checkpoint": "last"}),
-    must("mode", lambda value: value in ("both", "colocate"), "one half of the trainer alone: the "
+    must("mode", lambda value: value in ("both", "colocate"), "only one half of the trainer: the "
         "process of a round does not both roll out and train", name="half", severity="stops",
         modes=SEGMENT, fix={"mode": "both"}),
     only(lambda settings, _: not settings["continue_from_checkpoint"],

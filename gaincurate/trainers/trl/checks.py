@@ -83,7 +83,7 @@ def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | No
 
 def reward_missing(names: Sequence[str], name: str) -> Finding:
     """The finding for a reward function that the trainer does not have exactly once."""
-    why = "is there more than once" if name in names else "is not there"
+    why = "occurs more than once" if name in names else "does not exist"
     return stops("outcome", f"the reward function {name!r} {why}; the trainer has {', '.join(names)}")
 
 

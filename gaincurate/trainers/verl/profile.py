@@ -185,7 +185,7 @@ def _launch(path: Path, view: ExportView) -> Launch:
     flags += ["data.filter_overlong_prompts=False", "data.train_max_samples=-1"]
     hints = [
         "a reward function of yours (reward.custom_reward_function.path=reward.py) gets the id as "
-        "extra_info['gc_id']; verl's own know the data_source of its examples alone",
+        "extra_info['gc_id']; verl's own know only the data_source of its examples",
         "also set data.val_files, and a data.train_batch_size that divides the rows: the rest is dropped",
     ]
     label = "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
