@@ -51,7 +51,7 @@ class ProgressView(Progress):
         self._bar.update(self._task, description=f"loading {what}" if what else self._what, total=total)
         self._bar.start()
         if not what:
-            self._begin = time.perf_counter()  # the time left is that of the work
+            self._begin = self._said = time.perf_counter()  # the time left is that of the work
 
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
         """See `Progress`."""

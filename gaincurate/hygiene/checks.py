@@ -63,7 +63,7 @@ _WORDS = 0.1
 
 
 def search(
-    scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell | None = None
+    scored: ScoredSet, options: HygieneOptions, *, dropping: bool = False, tell: Tell = lambda check: None
 ) -> list[CheckResult]:
     """Run the checks and return the rows that each of them flags.
 
@@ -89,8 +89,7 @@ def search(
         return Keys(scored, alive, options.near if "near-duplicates" in chosen else 0)
 
     for check in chosen:
-        if tell is not None:
-            tell(check)
+        tell(check)
         judged = check in ("broken-gold", "conflicting-gold")
         answer = answer_column(scored, options.answer_column, needed=judged)
         if check == "overlong":

@@ -47,7 +47,7 @@ class Repeat:
 
 
 class Keys:
-    """Hashes that rows share if they ask the same or nearly the same, from one pass for both checks.
+    """Hashes that rows share if they ask the same or nearly the same, from one pass for all checks.
 
     Args:
         scored: the set.
@@ -61,7 +61,8 @@ class Keys:
 
     def __init__(self, scored: ScoredSet, alive: Mask, threshold: float = 0) -> None:
         self.scored, self.threshold, rows = scored, threshold, len(alive)
-        self.template = Template(Words(sample(scored, alive) if threshold else [], signs=True))
+        texts = {*normal(sample(scored, alive))} if threshold else ()  # a repeated question is no template
+        self.template = Template(Words(sorted(texts), signs=True))
         self.asked = np.zeros((1, rows), np.uint64)
         self.near = np.zeros((bands(threshold)[0] if threshold else 0, rows), np.uint64)
         for places, table in batches(scored, alive):
@@ -145,8 +146,7 @@ def near_duplicates(keys: Keys, alive: Mask, answer: str | None) -> CheckResult:
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, if there is one, to report whether they are equal.
     """
-    hits = list[Hit]()
-    stay = list[tuple[int, Hashes, bytes]]()  # places, triples and digests of answers
+    hits, stay = list[Hit](), list[tuple[int, Hashes, bytes]]()  # places, triples and digests of answers
     index: dict[int, list[int]] = {}  # places in `stay` by each of a row's keys
     for places, table in batches(keys.scored, shared(keys.near, alive)):
         words = Words(asked(keys.scored, table), signs=True)

@@ -41,7 +41,7 @@ class HygieneOptions:
     words in an n-gram, `overlap` the least part of a question's n-grams that a row shares (0: one is enough).
 
     Raises:
-        InputError: an unknown check, one without its option, or the other way round.
+        InputError: an unknown check, one without its option or the other way round, a number out of range.
     """
 
     checks: tuple[str, ...] | None = None
@@ -67,6 +67,9 @@ class HygieneOptions:
             if is_set and self.checks is not None and not wanted:
                 what = f"{option} is for the check {checks[0]}"
                 raise InputError(f"{what}: name that too, or leave {option} out.")
+        for name, least, most in (("near", 0.3, 1), ("ngram", 2, 100), ("overlap", 0, 1)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise InputError(f"--{name} {value:g}: expected a number from {least:g} to {most}.")
 
     def chosen(self) -> list[str]:
         """The checks to make, in their order."""

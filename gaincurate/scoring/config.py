@@ -27,7 +27,7 @@ MOST_THREADS = 1024  # OpenMP fails or crashes at larger numbers than any machin
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 _ARRAY = "SLURM_ARRAY_TASK_"
-# Variables with the number of a part, from 0, and that of parts (which Kubernetes lacks), in order.
+# Variables with a part's number (from 0) and with the number of parts, which Kubernetes does not set.
 _RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 

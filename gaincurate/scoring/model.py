@@ -363,4 +363,5 @@ def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto:
     try:
         return model.to(device).eval()
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"the memory of {device} is too small for the weights in {dtype}.") from error
+        why = f"the weights of {files.name} in {dtype} do not fit into the memory of {device}"
+        raise ModelError(f"{why}; free some of it, or use a larger device.") from error

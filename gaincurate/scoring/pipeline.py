@@ -84,6 +84,8 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     artifact.read_identity(damaged=config.overwrite)
     with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
         plan = plan_on_ray(config, workers, progress) if workers else make_plan(config, progress)
+        if plan.identity["tokenizer"]["chat_template"] is None:
+            progress.note("the tokenizer has no chat template, so prompts are scored as plain text")
         with artifact.writing(config.split_run):
             missing = begin(plan, artifact, progress)
             if missing and workers:

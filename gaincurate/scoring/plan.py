@@ -143,9 +143,7 @@ def make_plan(config: ScoreConfig, progress: Progress) -> ScoringPlan:
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
     model = open_model(config, machine, progress)
-    if not model.segmenter.has_template:
-        progress.note("the tokenizer has no chat template, so prompts are scored as plain text")
-    elif columns.tools and not model.segmenter.renders_tools:
+    if columns.tools and not model.segmenter.renders_tools:
         progress.note("this model's chat template renders no tools, so scores do not depend on them")
     identity = make_identity(config, source, columns, model, machine)
     reused = None

@@ -87,9 +87,9 @@ class Segmenter:
     tails: bool = False
 
     def __post_init__(self) -> None:
-        self.has_template = bool(getattr(self.tokenizer, "chat_template", None))
+        self._has_template = bool(getattr(self.tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
-        if not self.has_template and (self.system is not None or self.shots):
+        if not self._has_template and (self.system is not None or self.shots):
             raise ModelError(
                 "this model's tokenizer has no chat template, so --system and --shots have no place; "
                 "leave them out, or take the instruction-tuned model."
@@ -108,7 +108,7 @@ class Segmenter:
     def renders_tools(self) -> bool:
         """Whether the chat template renders tools."""
         probe = self._full([{"role": "user", "content": _PROBE}])
-        return self.has_template and self._render(probe, [_PROBE_TOOL]) != self._render(probe)
+        return self._has_template and self._render(probe, [_PROBE_TOOL]) != self._render(probe)
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], tools: Sequence[list[Tool] | None] | None = None
@@ -140,7 +140,7 @@ class Segmenter:
             raise Unusable(str(error)) from None
 
     def _render(self, messages: list[Message], tools: list[Tool] | None = None) -> str:
-        if not self.has_template:
+        if not self._has_template:
             if len(messages) != 1:
                 raise Unusable(
                     "the tokenizer has no chat template, so only a plain text or one user message "
@@ -223,7 +223,7 @@ class Segmenter:
                 # A rendered template has a BOS token; a plain text gets the tokenizer's, as in training.
                 encoded = self.tokenizer(
                     part,
-                    add_special_tokens=not self.has_template,
+                    add_special_tokens=not self._has_template,
                     return_offsets_mapping=fast,
                     return_attention_mask=False,
                     return_token_type_ids=False,

@@ -130,6 +130,9 @@ def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: P
     texts = [f"How tall is {one}{two}?{ask}" for one in LETTERS for two in "xy"]
     assert not found(asking(tmp_path / "set", texts), 0.6).hits
     assert len(found(asking(tmp_path / "few", texts[:10]), 0.6).hits) == 9, "too few to be a template"
+    long = " ".join(f"word{k}" for k in range(100))
+    again = asking(tmp_path / "again", [f"{number} {long}" for number in [5] * 30 + [6] * 30])
+    assert {hit.other for hit in found(again, 0.8).hits} == {0, 30}, "a repeated question is none"
 
 
 @given(st.floats(0.3, 1))

@@ -41,14 +41,13 @@ def test_zero_vectors_are_counted_in_the_manifest_and_said(tmp_path: Path, rows_
     torch.nn.init.zeros_(made.model.layers[-1].post_attention_layernorm.weight)
     made.save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
-    result = run("score", rows_file, "-m", tmp_path / "model", "-o", tmp_path / "out", "--limit", "5")
+    score = ("score", rows_file, "-m", tmp_path / "model", "-o")
+    result = run(*score, tmp_path / "out", "--limit", "5")
     names = ("gc_prefix_tokens", "gc_question_tokens")
     tokens = sum(sum(column(tmp_path / "out", name)) for name in names)
     assert gaincurate.open_scores(tmp_path / "out").manifest["zero_vectors"] == tokens
     assert set(column(tmp_path / "out", "gc_angle")) == {0.0}
-    again = run(
-        "score", rows_file, "-m", tmp_path / "model", "-o", tmp_path / "b", "--reuse", tmp_path / "out"
-    )
+    again = run(*score, tmp_path / "b", "--reuse", tmp_path / "out")
     assert "0 with scores from --reuse" in again.stdout  # zero vectors are counted by shard, not by row
     sentence = f"{tokens:,} scored tokens have a zero vector as hidden state: they count as tokens and add"
     assert sentence in result.stdout

@@ -284,8 +284,7 @@ TORCHS = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to 
 
 @pytest.mark.parametrize("error", [MemoryError(), TORCHS])
 def test_short_memory_is_no_damage(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "to", Mock(side_effect=torch.OutOfMemoryError))
+    assert "of model in float32 do not fit into the memory of cpu; free some of it" in refusal(folder)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", Mock(side_effect=error))
     assert refusal(folder).startswith("cannot load the configuration of model: there is not enough memory.")
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.nn.Module, "to", Mock(side_effect=torch.OutOfMemoryError))
-    assert refusal(folder) == "the memory of cpu is too small for the weights in float32."

@@ -80,8 +80,8 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_m
 
 def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Path, data: Path) -> None:
     assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
-    arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2")
-    again = [sys.executable, "-m", "gaincurate", *arguments]
+    options = command(data, tiny_model, tmp_path / "out", "--workers", "2")
+    again = [sys.executable, "-m", "gaincurate", *options]
     process = subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for line in process.stderr:

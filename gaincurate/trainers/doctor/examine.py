@@ -266,7 +266,7 @@ def compare_tokens(
     unknown += ["the run has no round yet"] if round_ < 0 else []
     unknown += ["--without-system leaves out a part of the scored prompt"] if run.config.bare else []
     if model is None or not Path(model).is_dir():
-        unknown.append(f"the model {model or ''} is not a folder of model files here")
+        unknown.append(f"{model or 'the model'} is not a folder on this machine")
     if unknown or model is None:
         return [], f"not compared: {'; '.join(unknown)}"
     table = read_rows(run.data(round_)).slice(0, _ROWS)

@@ -203,7 +203,7 @@ def test_a_prompt_of_another_length_than_was_scored(tmp_path: Path, launch: Path
 def test_tokens_that_cannot_be_compared_say_why(tmp_path: Path, launch: Path) -> None:
     tiny.tokenizer("{{ 1 / 0 }}").save_pretrained(tmp_path / "model")
     for name, options, why in (
-        ("a", {"model": "the-model"}, "the model the-model is not a folder of model files here"),
+        ("a", {"model": "the-model"}, "the-model is not a folder on this machine"),
         ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
         ("c", {"model": str(tmp_path)}, f"{tmp_path} cannot render them ("),
         ("d", {"model": str(tmp_path / "model")}, f"{tmp_path / 'model'} cannot render them ("),
