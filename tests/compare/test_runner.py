@@ -168,7 +168,7 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
 def test_killed_while_it_tunes_it_chooses_the_same(sets_of: Path, tmp_path: Path) -> None:
     """Killed when the mark of its second setting had just appeared; `test_tune.py` has the other places."""
     table = {"learning_rate": [1, 4], "step_prompts": [0.5], "group": [1], "seeds": [3]}
-    given = settings(sets_of, tune=table, arms=[{"name": "same", "strategy": "uniform"}], marks=1)
+    given = settings(sets_of, tune=table, arms=[], marks=1)
     config, out = tmp_path / "c.toml", tmp_path / "out"
     config.write_text(toml(given))
     with contextlib.chdir(ROOT):
