@@ -78,7 +78,8 @@ def config(folder: Path, **options: Any) -> RolloutConfig:
     return checked(RolloutConfig, {**given, "model": "m", "samples": 2, "verify_workers": 1, **options})
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [6])
 def test_killed_at_random_instants_and_run_again_the_bytes_are_those_of_an_uninterrupted_run(
     tmp_path: Path, tiny_model: Path, rows_file: Path, kills: int
 ) -> None:

@@ -13,14 +13,8 @@ import tiny
 TESTS = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    ("kills", "reuse"),
-    [
-        (3, True),
-        pytest.param(20, False, marks=pytest.mark.slow),
-        pytest.param(20, True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "reuse"), [(20, False), (20, True)])
 def test_killed_runs_give_the_same_bytes(tmp_path: Path, tiny_model: Path, kills: int, reuse: bool) -> None:
     rows = tiny.questions(160)
     reused = []

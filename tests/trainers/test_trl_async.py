@@ -61,6 +61,7 @@ def see_replay(run: Run, folder: Path, **options: Any) -> None:
     assert runs.plans(copy) == runs.plans(run)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_nothing_is_lost_or_doubled(tmp_path: Path, model: Path) -> None:
     # TRL asks for up to 24 prompts ahead of their rewards: 8 are generated, and 16 wait to be scored.
     options: dict[str, Any] = {"strategy": "posterior", "budget": 30, "rounds": 4, "min_coverage": 0.1}
