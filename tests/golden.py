@@ -159,7 +159,7 @@ def differences(new: Any, before: Any, place: str = "") -> Iterator[str]:
             yield from differences(a, b, f"{place}[{i}]")
     elif isinstance(new, float) and isinstance(before, float):
         near = 2.0**-10 if "gc_embedding" in place else NEAR  # stored as float16, rounded to either side
-        if not math.isclose(new, before, rel_tol=near, abs_tol=near):
+        if not math.isclose(new, before, rel_tol=near, abs_tol=NEAR):
             yield f"{place}: {new}, before {before}"
     elif new != before:
         yield f"{place}: {str(new)[:200]!r}, before {str(before)[:200]!r}"

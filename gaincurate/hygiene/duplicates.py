@@ -93,7 +93,7 @@ def duplicates(keys: Keys, alive: Mask, answer: str | None) -> CheckResult:
 
 
 def repeats(keys: Keys, alive: Mask, answer: str | None) -> list[Repeat]:
-    """Every row that asks the same as an earlier row, in the order of the set; others are not read."""
+    """Every row that asks the same as an earlier row, in file order; rows with unique keys are not read."""
     firsts: dict[bytes, tuple[int, bytes, bytes]] = {}
     again = []
     for places, table in batches(keys.scored, shared(keys.asked, alive)):

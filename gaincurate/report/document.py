@@ -103,9 +103,7 @@ class Document:
     run: Json | None
     """A run over the set, None where none was given: facts of `gaincurate schedule status --json` under their
     names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`."""
-    notes: list[
-        str
-    ]  # sentences on columns that were left out, detected by name or not judged, or on a run without outcomes
+    notes: list[str]  # on columns: left out, detected by name or not judged; on a run without outcomes
 
 
 def to_json(document: Document) -> Json:

@@ -95,7 +95,7 @@ RULES = (
     only(lambda settings, _: settings["save_interval"] is None or not settings.is_set("save"),
         must("save_interval", never, "nothing is saved without it and save, save_hf included",
         name="no-checkpoint", fix={"save_interval": common.FOREVER, "save": "{output}/megatron"},
-        advice="the last rollout is saved whatever the period is")),
+        advice="the last rollout is saved for any save_interval")),
     must("rollout_shuffle", False, name="shuffle"),
     *(only(lambda settings, _: (settings.place("ref_load") is None
         or Settings.follows(settings.place("ref_load"), ("checkpoint",))),
